@@ -1,0 +1,259 @@
+"""Figure 5: does the learning rate tuned at N = 1 transfer to larger N and L?
+
+    python analysis/plot_fig5.py [--runs DIR | --results DIR|FILE] [--sweep NAME] [--out DIR] [--format LIST]
+
+Draws whatever has finished: figures/fig5.{pdf,png}, fig5.csv (all cells), fig5-transfer.csv (printed too).
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.transforms import offset_copy
+from rich.console import Console
+from rich.table import Table
+
+from analysis import sources, style, transfer
+from sweeper.errors import UserError
+
+MAKE_COMMAND = "make sweep-lr-transfer"
+RULE_FORMULAS = {  # λ = 1; a rule of one's own has no entry
+    "none": r"$\varepsilon=1$",
+    "sqrt": r"$\varepsilon=1/\sqrt{N\,m_L}$",
+    "linear": r"$\varepsilon=1/(N\sqrt{m_L})$",
+}
+STATE_MARKERS = {"diverged": "x", "failed": "s", "lost": "D", "running": ">", "pending": "o"}
+LANE_POINTS = 5.5  # height of one N's lane of state marks above a panel
+Look = dict[str, Any]  # keyword arguments of Line2D
+GAP: Look = {"linestyle": ":", "linewidth": 0.8}
+STAR: Look = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
+VERTEX: Look = {"marker": "|", "markersize": 15, "markeredgewidth": 1.4, "linestyle": "none", "zorder": 5}
+REFERENCE: Look = {"color": style.GUIDE, "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 0.5}
+MARK: Look = {"markersize": 3.4, "markeredgewidth": 0.9, "linestyle": "none", "fillstyle": "none"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the figure, write its files, print the table. Exit status 0, or 2 on a `UserError`."""
+    parser = argparse.ArgumentParser(prog="plot_fig5.py", description=(__doc__ or "").split("\n", 1)[0])
+    sources.add_arguments(parser)
+    try:
+        args = parser.parse_args(argv)
+        cells = sources.load_cells(args, experiment="lr_transfer", make_command=MAKE_COMMAND)
+        points = transfer.average_seeds(cells)
+        table = transfer.transfer_table(points)
+        with style.context():
+            files = style.save(draw(cells, points, table), args.out, "fig5", args.formats)
+        files.append(style.save_csv(plotted_numbers(cells, points), args.out, "fig5"))
+        files.append(style.save_csv(table, args.out, "fig5-transfer"))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    print_table(table, console)
+    print_progress(cells, console, can_continue=args.results is None)
+    console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True)
+    return 0
+
+
+def plotted_numbers(cells: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """Every cell with its state; its point is drawn at `mean_val_loss`, or left out at `inf` (diverged)."""
+    means = points[[*transfer.POINT_KEY, "val_loss"]].rename(columns={"val_loss": "mean_val_loss"})
+    numbers = cells.merge(means, on=transfer.POINT_KEY, how="left", validate="many_to_one")
+    return numbers.drop(columns=["reason"])
+
+
+def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """The figure: a panel per rule and depth, two to a row; the panels of a row share their loss axis."""
+    panels = sorted(set(points["panel"]))
+    colors = style.loop_colors(sorted(set(points["n_loops"])))
+    lanes = sorted(set(points.loc[points["state"] != "done", "n_loops"]))
+    figure, grid = _paper(math.ceil(len(panels) / 2), min(len(panels), 2), len(lanes))
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        of_panel = points[points["panel"] == panel]
+        _draw_rate_axis(axes, of_panel["base_lr"], exponent=math.floor(math.log10(points["base_lr"].min())))
+        _draw_curves(axes, of_panel, colors)
+        _draw_optima(axes, table[table["panel"] == panel], colors)
+        _draw_states(axes, of_panel, lanes, colors)
+        axes.set_title(panel_title(of_panel), loc="left", pad=6 + LANE_POINTS * len(lanes))
+    for unused in grid.flat[len(panels) :]:
+        unused.set_axis_off()
+    with_curves = set(points.loc[np.isfinite(points["val_loss"]), "panel"])
+    for first, row in zip(range(0, len(panels), 2), grid, strict=True):
+        row[0].set_ylabel("validation loss (nats/token)")
+        if with_curves.isdisjoint(panels[first : first + 2]):
+            row[0].set_yticks([])  # the default 0…1 would be taken for losses
+    _add_legends(figure, points, colors)
+    style.add_footer(figure, footer(cells, table))
+    return figure
+
+
+def _paper(n_rows: int, n_columns: int, lanes: int) -> tuple[Figure, Any]:
+    """Figure and (n_rows, n_columns) axes, laid out in inches, with lanes of state marks above panels."""
+    panel, title, rate_axis, legend, foot = 1.85, 0.26 + lanes * LANE_POINTS / 72, 0.46, 0.3, 0.25
+    top, bottom = legend + title, rate_axis + foot + (legend if lanes else 0)
+    height = top + n_rows * panel + (n_rows - 1) * (rate_axis + title) + bottom
+    figure = Figure(figsize=(style.TEXT_WIDTH, height))
+    grid = figure.subplots(n_rows, n_columns, sharey="row", squeeze=False)
+    figure.subplots_adjust(0.085, bottom / height, 0.985, 1 - top / height, 0.06, (title + rate_axis) / panel)
+    return figure, grid
+
+
+def panel_title(of_panel: pd.DataFrame) -> str:
+    """As the paper's, with the preset's own depth: "(c) L = 24 = 2 L_ref, linear scaling, ε = …"."""
+    first = of_panel.iloc[0]
+    multiple = "" if first["depth_multiplier"] == 1 else f"{first['depth_multiplier']:g}\\,"
+    depth = rf"$L={first['n_layers']}={multiple}L_{{\mathrm{{ref}}}}$"
+    formula = RULE_FORMULAS.get(first["rule"])
+    return f"({first['panel']}) {depth}, {first['rule']} scaling" + (f", {formula}" if formula else "")
+
+
+def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
+    """What the figure stands on: preset, seeds, and how many of the expected points it has."""
+    seeds = sorted(set(cells["seed"]))
+    finished, diverged, expected = table[["finished", "diverged", "expected"]].sum()
+    parts = [
+        f"preset {', '.join(sorted(set(cells['preset'])))}",
+        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {', '.join(map(str, seeds))}",
+        f"{finished} of {expected} points finished",
+        f"{diverged} diverged{' (left out of the curves)' if diverged else ''}",
+        f"sweep {cells['sweep'].iloc[0]}",
+    ]
+    return "  ·  ".join(parts)
+
+
+def _draw_rate_axis(axes: Axes, base_lr: "pd.Series[float]", exponent: int) -> None:
+    """Ticks at the grid's own rates, in units of 10^exponent; labels that would collide are left out."""
+    rates = sorted(set(base_lr))
+    axes.set_xscale("log", base=2)
+    margin = 1.08 * (rates[-1] / rates[0]) ** 0.03
+    axes.set_xlim(rates[0] / margin, rates[-1] * margin)
+    room = math.log2(rates[-1] / rates[0]) / 13  # octaves that a label takes up in a panel of this width
+    labels, last = [], -math.inf
+    for rate in map(math.log2, rates):
+        labels.append(f"{2.0**rate / 10.0**exponent:.3g}" if rate - last >= room else "")
+        last = rate if labels[-1] else last
+    axes.xaxis.set_major_locator(FixedLocator(rates))
+    axes.xaxis.set_major_formatter(FixedFormatter(labels))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(rf"base learning rate $\eta_0$  ($\times 10^{{{exponent}}}$)")
+
+
+def _draw_curves(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> None:
+    """A curve per N through its finite losses, dotted where it jumps over a rate that has none."""
+    finite = np.isfinite(of_panel["val_loss"])
+    if not finite.any():
+        axes.text(0.5, 0.5, "no finite loss yet", transform=axes.transAxes, ha="center", color=style.MUTED)
+    for n in sorted(set(of_panel.loc[finite, "n_loops"])):
+        curve = of_panel[of_panel["n_loops"] == n]
+        losses = curve["val_loss"].where(finite)
+        axes.plot(curve.loc[losses.notna(), "base_lr"], losses.dropna(), color=colors[n], **GAP)
+        axes.plot(curve["base_lr"], losses, color=colors[n], marker=style.loop_marker(n))
+
+
+def _draw_optima(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> None:
+    """A star on each grid minimum, a tick at each fitted vertex, a line at the rate that is to transfer."""
+    for row in of_panel[of_panel["optimum_lr"].notna()].to_dict("records"):
+        if row["n_loops"] == transfer.REFERENCE_LOOPS:
+            axes.axvline(row["optimum_lr"], **REFERENCE)
+        axes.plot(
+            [row["optimum_lr"]],
+            [row["optimum_loss"]],
+            **STAR,
+            color=colors[row["n_loops"]],
+            markeredgecolor="white",
+        )
+        axes.plot([row["fitted_lr"]], [row["fitted_loss"]], **VERTEX, color=colors[row["n_loops"]])
+
+
+def _draw_states(axes: Axes, of_panel: pd.DataFrame, lanes: Sequence[int], colors: dict[int, str]) -> None:
+    """Above the panel, a lane per N in `lanes`: a mark at each rate that lacks a finite loss of a seed."""
+    for lane, n in enumerate(lanes):
+        curve = of_panel[of_panel["n_loops"] == n]
+        height = 5 + LANE_POINTS * lane
+        above = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=height, units="points")
+        for state, marker in STATE_MARKERS.items():
+            rates = curve.loc[curve["state"] == state, "base_lr"]
+            marks = Line2D(rates, [1.0] * len(rates), **MARK, marker=marker, color=colors[n], transform=above)
+            marks.set_clip_on(False)
+            axes.add_artist(marks)  # unlike add_line, leaves the limits of the loss axis alone
+
+
+def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -> None:
+    """On top the curves and what marks their optima; below the panels, where there are any, the states."""
+    keys = [Line2D([], [], color=colors[n], marker=style.loop_marker(n), label=f"$N={n}$") for n in colors]
+    keys += [
+        Line2D([], [], **STAR, color=style.INK, markeredgecolor="white", label="lowest point"),
+        Line2D([], [], **VERTEX, color=style.INK, label="fitted vertex"),
+    ]
+    if transfer.REFERENCE_LOOPS in colors:
+        keys.append(Line2D([], [], **REFERENCE, label=f"optimum of $N={transfer.REFERENCE_LOOPS}$"))
+    figure.legend(handles=keys, loc="upper center", ncols=len(keys))
+    counts = points["state"].value_counts()
+    marks = [Line2D([], [], linestyle="none", label="above a panel, a row per $N$:")]
+    marks += [
+        Line2D([], [], **MARK, marker=marker, color=style.INK, label=f"{state} ({counts[state]})")
+        for state, marker in STATE_MARKERS.items()
+        if state in counts
+    ]
+    if len(marks) > 1:
+        above_footer = (0.5, 0.2 / figure.get_figheight())
+        figure.legend(handles=marks, loc="lower center", bbox_to_anchor=above_footer, ncols=len(marks))
+
+
+def print_table(table: pd.DataFrame, console: Console) -> None:
+    """The transfer table; rates as η0, losses and regret in nats per token, shifts in octaves from N = 1."""
+    shown = Table("panel", title="Learning-rate transfer: optimum per panel and N", title_justify="left")
+    for heading in ["N", "points", "best η0", "loss", "shift", "regret", "fitted η0", "its shift"]:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("flag")
+    previous = None
+    for row in table.to_dict("records"):
+        begins_panel = row["panel"] != previous
+        if begins_panel:
+            shown.add_section()
+        shown.add_row(
+            f"{row['panel']}  {row['rule']}, L = {row['n_layers']}" if begins_panel else "",
+            str(row["n_loops"]),
+            f"{row['finished']}/{row['expected']}",
+            _number(row["optimum_lr"], ".3g"),
+            _number(row["optimum_loss"], ".4f"),
+            _number(row["shift_octaves"], "+.2f"),
+            "diverged" if math.isinf(row["regret_nats"]) else _number(row["regret_nats"], ".4f"),
+            _number(row["fitted_lr"], ".3g"),
+            _number(row["fitted_shift_octaves"], "+.2f"),
+            row["flag"],
+        )
+        previous = row["panel"]
+    console.print(shown)
+    console.print(
+        "shift: octaves of η0 from N = 1's best; regret: nats per token lost by keeping N = 1's best η0"
+    )
+
+
+def _number(value: float, spec: str) -> str:
+    return "-" if math.isnan(value) else format(value, spec)
+
+
+def print_progress(cells: pd.DataFrame, console: Console, can_continue: bool) -> None:
+    """How much of the grid has a result and, where the rest can still be trained, the command that does."""
+    counts = cells["state"].value_counts()
+    states = ", ".join(f"{counts[state]} {state}" for state in sources.STATES if state in counts)
+    console.print(f"{cells['sweep'].iloc[0]}: {states}")
+    unfinished = len(cells) - int(cells["state"].isin(transfer.FINISHED).sum())
+    if unfinished and can_continue:
+        command = f"{MAKE_COMMAND} PRESET={cells['preset'].iloc[0]}"
+        console.print(f"{unfinished} of {len(cells)} have no result yet: `{command}` continues")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

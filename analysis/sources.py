@@ -1,0 +1,142 @@
+"""Where a figure's numbers come from: run directories of this machine, or the parquet of a stored result.
+
+Both give the same tidy table, one row per cell of the grid (panel x N x base rate x seed), finished or not.
+This is the only module of `analysis` that touches `sweeper`.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from sweeper.errors import UserError
+
+STATES = ("pending", "running", "done", "diverged", "failed", "lost")
+FORMATS = ("pdf", "png")
+CELL_KEY = ["panel", "n_loops", "base_lr", "seed"]
+COLUMN_TYPES = {
+    "sweep": "str",
+    "experiment": "str",
+    "preset": "str",
+    "panel": "str",
+    "rule": "str",
+    "n_layers": "int64",
+    "ref_layers": "int64",
+    "depth_multiplier": "float64",
+    "n_loops": "int64",
+    "base_lr": "float64",
+    "seed": "int64",
+    "run_id": "str",
+    "state": "str",
+    "val_loss": "float64",
+    "step": "int64",
+    "steps": "int64",
+    "reason": "str",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options every figure shares: what to read, where to write, in which formats."""
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
+    add(
+        "--results",
+        type=Path,
+        metavar="DIR|FILE",
+        help="stored results: results/<name>, or its cells.parquet",
+    )
+    add = parser.add_argument
+    add("--sweeps", type=Path, metavar="DIR", help="sweep manifests (default: sweeps/ beside --runs)")
+    add("--sweep", metavar="NAME", help="which sweep (default: the newest of this figure's experiment)")
+    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
+    formats_help = "comma list of pdf, png (default: both); the CSV is always written"
+    add("--format", type=parse_formats, default=FORMATS, metavar="LIST", dest="formats", help=formats_help)
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """`"png,pdf"` → `("pdf", "png")`. Raises `UserError` for any other format."""
+    asked = {part.strip() for part in text.split(",")}
+    if unknown := sorted(asked - set(FORMATS)):
+        raise UserError(f"--format: {unknown[0]!r} is not one of {', '.join(FORMATS)}")
+    return tuple(name for name in FORMATS if name in asked)
+
+
+def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
+    """Read the cells of one sweep of `experiment`, ordered by panel, N, base rate, seed.
+
+    `args` holds the options of `add_arguments`; `make_command` is what a missing sweep's error tells to type.
+    Columns and their types are `COLUMN_TYPES`; `val_loss` is in nats per token, NaN where there is none.
+    Raises `UserError` where the sweep is missing or its table is not what the columns promise.
+    """
+    if args.results is not None:
+        return validated(_stored_cells(args.results, args.sweep, experiment), experiment)
+    sweeps = args.sweeps if args.sweeps is not None else args.runs.parent / "sweeps"
+    # Imported here, so that stored results are drawn without the rest of the sweeper.
+    from sweeper.records import latest_sweep, sweep_table
+
+    if args.sweep is not None:
+        manifest = sweeps / f"{args.sweep}.json"
+        if not manifest.is_file():
+            known = (
+                ", ".join(sorted(path.stem for path in sweeps.glob("*.json"))) or f"none; `{make_command}`"
+            )
+            raise UserError(f"--sweep: no sweep {args.sweep!r} in {sweeps}; known: {known}")
+    else:
+        manifest = latest_sweep(sweeps, experiment) if sweeps.is_dir() else None
+        if manifest is None:
+            raise UserError(f"no {experiment} sweep in {sweeps}: start one with `{make_command}`")
+    return validated(sweep_table(manifest, args.runs), experiment)
+
+
+def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFrame:
+    """The cells in `results`, a parquet file or a directory with one; of sweep `name` only, if given."""
+    file = results if results.is_file() else results / "cells.parquet"
+    if not file.is_file():
+        known = ", ".join(sorted(str(found.parent) for found in results.glob("*/cells.parquet"))) or "none"
+        raise UserError(f"--results: no {file}; give a cells.parquet or its directory (known: {known})")
+    try:
+        cells = pd.read_parquet(file)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--results: cannot read {file} as parquet ({_first_line(error)})") from error
+    column, wanted = ("experiment", experiment) if name is None else ("sweep", name)
+    if column in cells:
+        cells = cells[cells[column] == wanted]
+        if cells.empty:
+            raise UserError(f"--results: no {column} {wanted!r} in {file}; choose another file or --sweep")
+    return cells
+
+
+def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Check and order a cell table: columns, types, one sweep of `experiment`, known states, no cell twice.
+
+    Raises `UserError` naming the first thing that is wrong.
+    """
+    if absent := [name for name in COLUMN_TYPES if name not in cells]:
+        raise UserError(f"cell table: missing column {', '.join(absent)}; expected {', '.join(COLUMN_TYPES)}")
+    if cells.empty:
+        raise UserError(f"cell table: no cell of a {experiment} sweep in it")
+    try:
+        cells = cells[list(COLUMN_TYPES)].astype(COLUMN_TYPES)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"cell table: a column has the wrong type ({_first_line(error)})") from error
+    if other := sorted(set(cells["experiment"]) - {experiment}):
+        raise UserError(f"--sweep: a sweep of {other[0]}, but this figure draws {experiment}; choose another")
+    if len(sweeps := sorted(set(cells["sweep"]))) > 1:
+        raise UserError(f"cell table: several sweeps ({', '.join(sweeps)}); choose one with --sweep NAME")
+    if unknown := sorted(set(cells["state"]) - set(STATES)):
+        raise UserError(f"cell table: state {', '.join(unknown)} is not one of {', '.join(STATES)}")
+    if not (cells["base_lr"] > 0).all():
+        raise UserError("cell table: a base_lr is not positive; rates are drawn on a log axis")
+    _refuse_rows(cells, cells.duplicated(CELL_KEY), "appears twice; each cell stands once")
+    _refuse_rows(cells, (cells["state"] == "done") & cells["val_loss"].isna(), "is done but has no val_loss")
+    return cells.sort_values(CELL_KEY, ignore_index=True)
+
+
+def _refuse_rows(cells: pd.DataFrame, wrong: "pd.Series[bool]", why: str) -> None:
+    if wrong.any():
+        panel, n_loops, rate, seed = cells.loc[wrong, CELL_KEY].iloc[0]
+        raise UserError(f"cell table: panel {panel}, N = {n_loops}, base_lr = {rate:g}, seed {seed} {why}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0]

@@ -1,0 +1,121 @@
+"""How every figure looks and is written: one place for colours, markers, sizes and reproducible files.
+
+The same input gives the same bytes: fonts are those that matplotlib ships, and no file carries a date.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from sweeper.errors import UserError
+
+TEXT_WIDTH = 7.2  # inches: two columns of a paper
+INK = "#222222"
+MUTED = "#6b6b6b"
+GUIDE = "#b5b5b5"
+# Perceptually uniform and safe for the colour-blind; its light end is too faint for lines on white.
+LOOP_COLORMAP = "viridis_r"
+LOOP_COLORMAP_RANGE = (0.2, 1.0)
+LOOP_MARKERS = {1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P", 64: "X"}
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.ymargin": 0.08,  # room for the stars
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.3,
+    "legend.borderaxespad": 0.3,
+    "figure.dpi": 200,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text stays text: searchable, editable
+}
+
+
+@contextmanager
+def context() -> Iterator[None]:
+    """The style, whatever the user's matplotlibrc says; make and save a figure inside one `with` block."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(cast(Any, _RC))
+        yield
+
+
+def loop_colors(loop_counts: Sequence[int]) -> dict[int, str]:
+    """A hex colour per loop count N, light to dark, even in log2 N from 1 to the largest."""
+    low, high = LOOP_COLORMAP_RANGE
+    octaves = math.log2(max(loop_counts)) or 1.0
+    colormap = mpl.colormaps[LOOP_COLORMAP]
+    return {n: to_hex(colormap(low + (high - low) * math.log2(n) / octaves)) for n in loop_counts}
+
+
+def loop_marker(n_loops: int) -> str:
+    """The marker of a loop count: says the same as its colour, for print without colour."""
+    return LOOP_MARKERS.get(n_loops, "h")
+
+
+def add_footer(figure: Figure, text: str) -> None:
+    """A small line at the foot: preset, seeds, how many of the expected points the figure stands on."""
+    figure.text(0.5, 0.07 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=7.0, color=MUTED)
+
+
+def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[Path]:
+    """Write `out/stem.<format>` for each of `pdf`, `png`; the files written.
+
+    Raises `UserError` where `out` cannot be written to.
+    """
+    undated: dict[str, dict[str, str | None]] = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    files = [out / f"{stem}.{name}" for name in formats]
+    with _writing_to(out):
+        for name, file in zip(formats, files, strict=True):
+            figure.savefig(file, format=name, metadata=undated[name])
+    return files
+
+
+def save_csv(table: pd.DataFrame, out: Path, stem: str) -> Path:
+    """Write `out/stem.csv` in full precision, NaN as an empty field; raises `UserError` as `save` does."""
+    file = out / f"{stem}.csv"
+    with _writing_to(out):
+        table.to_csv(file, index=False, lineterminator="\n")
+    return file
+
+
+@contextmanager
+def _writing_to(out: Path) -> Iterator[None]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"--out: cannot write to {out} ({why}); give another directory") from error

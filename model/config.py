@@ -1,0 +1,65 @@
+"""The shape of one looped Transformer, as plain values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything the forward pass depends on.
+
+    The residual scale is a number here: which rule produced it (`model.scaling`) is not the model's concern.
+
+    Attributes:
+        vocab_size: rows of the token embedding, which is also the (tied) head.
+        d_model: width of the residual stream.
+        n_heads: attention heads; the head dimension is d_model / n_heads and must be even (rotary pairs).
+        mlp_dim: hidden width of the SwiGLU.
+        n_layers: unique blocks L in the stack.
+        n_loops: times N the whole stack is applied.
+        residual_scale: factor ε on every residual branch.
+        max_seq_len: longest sequence the rotary table covers, in tokens.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: added to the mean square in every RMSNorm.
+
+    Raises:
+        ValueError: for a shape that cannot be built; the message names the field.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_heads: int
+    mlp_dim: int
+    n_layers: int
+    n_loops: int
+    residual_scale: float = 1.0
+    max_seq_len: int = 2048
+    rope_theta: float = 500_000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_heads", "mlp_dim", "n_layers", "n_loops", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model={self.d_model} is not divisible by n_heads={self.n_heads}")
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head dimension d_model/n_heads={self.head_dim} is odd; rotary positions need an even one"
+            )
+        if not self.residual_scale > 0:
+            raise ValueError(f"residual_scale={self.residual_scale} must be positive")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def block_params(self) -> int:
+        """Parameters of one block's matrices and two norm gains (7.08M at the paper's width)."""
+        return 4 * self.d_model**2 + 3 * self.d_model * self.mlp_dim + 2 * self.d_model
+
+    @property
+    def n_params(self) -> int:
+        """Distinct parameters, tied head counted once (Table 2: 183.5M, 268.4M, 438.3M)."""
+        return self.vocab_size * self.d_model + self.n_layers * self.block_params + self.d_model

@@ -1,0 +1,72 @@
+"""Cross-entropy through the tied head, in token chunks.
+
+At the paper's vocabulary of 128,256 the logits of 2,048 tokens take 1 GiB, and autograd would keep them and their
+softmax. Here each chunk of tokens is scored, turned into its gradient and dropped within the forward pass, so that
+memory is one chunk of logits plus the head's gradient.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_LOGITS = 2**24  # logits alive at once: 64 MiB in fp32
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    """Mean negative log-likelihood of `targets` under softmax(hidden · weightᵀ)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        n_tokens = hidden.shape[0]
+        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        head = weight.to(dtype)
+        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        grad_head = torch.zeros_like(weight) if needs_grad else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        chunk = max(1, CHUNK_LOGITS // weight.shape[0])
+        for start in range(0, n_tokens, chunk):
+            h = hidden[start : start + chunk].to(dtype)  # (C, D)
+            t = targets[start : start + chunk, None]  # (C, 1)
+            logits = (h @ head.T).float()  # (C, V)
+            log_z = torch.logsumexp(logits, dim=-1, keepdim=True)
+            total += (log_z - logits.gather(1, t)).sum()
+            if grad_hidden is None or grad_head is None:
+                continue
+            # d(mean nll)/d(logits) = (softmax - onehot) / n_tokens, written over the logits
+            grad = logits.sub_(log_z).exp_()
+            grad.scatter_add_(1, t, grad.new_full((), -1.0).expand_as(t))
+            grad = grad.div_(n_tokens).to(dtype)
+            grad_hidden[start : start + chunk] = grad @ head
+            if dtype == weight.dtype:
+                grad_head.addmm_(grad.T, h)
+            else:
+                grad_head += grad.T @ h
+        if needs_grad:
+            ctx.save_for_backward(grad_hidden, grad_head)
+        return total / n_tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad_hidden * grad_outputs[0], grad_head * grad_outputs[0], None, None
+
+
+def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean next-token loss in nats, without ever holding all logits.
+
+    Products run in the autocast type where autocast is on; softmax and loss are fp32.
+
+    Args:
+        hidden: (tokens, d_model), after the final norm.
+        weight: (vocab_size, d_model), the tied embedding.
+        targets: (tokens,) token ids.
+
+    Returns:
+        A scalar, differentiable once in `hidden` and `weight`.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    with torch.autocast(device, enabled=False):
+        loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, dtype)
+    return loss

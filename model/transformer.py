@@ -1,0 +1,174 @@
+"""A Llama-style decoder whose stack of L blocks is applied N times.
+
+    x ← x + ε · Attn(RMSNorm(x))      rotary positions, causal, as many key as query heads
+    x ← x + ε · MLP(RMSNorm(x))       SwiGLU
+
+Notable:
+- weights are shared because the same `Block` modules are applied N times, by nothing else;
+- ε arrives as a number (`model.scaling`), the same for both branches of every block and every loop step;
+- embedding and head are one tensor and stand outside the loop;
+- `observe` reads the residual stream after every loop step, so that a figure measures the model that trains.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.config import ModelConfig
+from model.loss import head_cross_entropy
+
+Observer = Callable[[int, Tensor], None]
+"""Called with the loop step n = 0 (after the embedding) … N and the residual stream (B, T, D) there."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · gain over the last dimension."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rotary_table(seq_len: int, head_dim: int, theta: float) -> Tensor:
+    """Cosines and sines of the rotary angles: (2, seq_len, head_dim / 2), fp32."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequency)
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the pairs (x_i, x_{i + D/2}) of x (..., T, D) by the table's angles (2, T, D/2)."""
+    cos, sin = rotary.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; query, key and value projections are one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        batch, seq_len, d_model = x.shape
+        qkv = self.qkv(x).view(batch, seq_len, 3, self.n_heads, -1)  # (B, T, 3, H, D)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        q, k = rotate(qkv[:2], rotary)
+        y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=True)  # (B, H, T, D)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)); gate and up are one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.d_model, 2 * config.mlp_dim, bias=False)
+        self.down = nn.Linear(config.mlp_dim, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
+
+
+class Block(nn.Module):
+    """Attention then MLP, each pre-normed and added to the stream with weight ε."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # A tensor, so that one compiled block serves every loop count and rule.
+        self.residual_scale: Tensor
+        self.register_buffer("residual_scale", torch.tensor(config.residual_scale), persistent=False)
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.attention(self.attention_norm(x), rotary), self.residual_scale)
+        return torch.addcmul(x, self.mlp(self.mlp_norm(x)), self.residual_scale)
+
+
+class LoopedTransformer(nn.Module):
+    """Token embedding → L blocks, N times over → RMSNorm → head tied to the embedding.
+
+    Parameters are uninitialised in the paper's sense until `model.initialize_` has run. The class builds on the
+    meta device (`with torch.device("meta")`).
+
+    Args:
+        config: the shape, every field a plain value.
+        recompute: drop the activations of each loop step in the forward pass and compute them again in the
+            backward pass: memory no longer grows with N, at the price of one more forward. Same gradients.
+    """
+
+    def __init__(self, config: ModelConfig, *, recompute: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.recompute = recompute
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.rotary: Tensor
+        table = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
+        self.register_buffer("rotary", table, persistent=False)
+
+    def compile_blocks(self) -> None:
+        """Compile the block once, on its first use; every layer, loop step, N and rule shares the result."""
+        for block in self.blocks:
+            block.compile(dynamic=False)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, *, observe: Observer | None = None
+    ) -> Tensor:
+        """Logits of the next token, or the mean loss in nats when `targets` are given.
+
+        Args:
+            tokens: (B, T) token ids, T at most `max_seq_len`.
+            targets: (B, T) the token that follows each position.
+            observe: sees the residual stream after every loop step, before the final norm.
+
+        Returns:
+            (B, T, vocab_size) logits, or a scalar loss that never materialises them all.
+
+        Raises:
+            ValueError: if the sequence is longer than the rotary table.
+        """
+        hidden = self.final_norm(self._stream(tokens, observe))  # (B, T, D)
+        if targets is None:
+            return F.linear(hidden, self.embedding.weight)
+        return head_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+
+    def _stream(self, tokens: Tensor, observe: Observer | None) -> Tensor:
+        """The residual stream h_N (B, T, D) after the last loop step."""
+        seq_len = tokens.shape[1]
+        if seq_len > self.config.max_seq_len:
+            raise ValueError(f"sequence of {seq_len} tokens exceeds max_seq_len={self.config.max_seq_len}")
+        rotary = self.rotary[:, :seq_len]
+        h = self.embedding(tokens)
+        for n in range(self.config.n_loops):
+            if observe is not None:
+                observe(n, h)
+            if self.recompute and torch.is_grad_enabled():
+                h = checkpoint(self._loop_step, h, rotary, use_reentrant=False)
+            else:
+                h = self._loop_step(h, rotary)
+        if observe is not None:
+            observe(self.config.n_loops, h)
+        return h
+
+    def _loop_step(self, h: Tensor, rotary: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h, rotary)
+        return h

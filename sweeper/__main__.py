@@ -1,0 +1,1 @@
+"""`loopsweep`: everything one does with a sweep, from one command."""

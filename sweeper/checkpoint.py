@@ -1,0 +1,55 @@
+"""Checkpoints: written atomically, verified on loading, the last two kept."""
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeper.files import read_json, replacing, write_json
+
+KEEP = 2
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `state` for `step`, then its checksum, then drop all but the last two.
+
+    Args:
+        directory: the run's checkpoint directory; made if missing.
+        step: optimizer steps done.
+        state: tensors and plain values only (it is loaded with `weights_only=True`).
+
+    Raises:
+        UserError: if the disk is full; earlier checkpoints stay.
+    """
+    directory.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    target = directory / f"step-{step:08d}.pt"
+    with replacing(target) as file:
+        file.write(content)
+    write_json(target.with_suffix(".json"), {"step": step, "sha256": hashlib.sha256(content).hexdigest()})
+    for old in sorted(directory.glob("step-*.pt"))[:-KEEP]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink()
+
+
+def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any] | None:
+    """The newest checkpoint whose checksum holds, or None if there is none.
+
+    A checkpoint that does not verify is skipped with a warning: the one before it, or a fresh start, gives the same
+    losses, later.
+    """
+    for path in sorted(directory.glob("step-*.pt"), reverse=True):
+        record = read_json(path.with_suffix(".json"))
+        content = path.read_bytes()
+        if record is None or hashlib.sha256(content).hexdigest() != record["sha256"]:
+            log.warning("checkpoint %s is damaged; falling back to the one before it", path.name)
+            continue
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return state
+    return None

@@ -1,0 +1,22 @@
+"""Text in, token windows out: prepared shards with a manifest, and batches as a pure function of it.
+
+A run knows its data by `Manifest.hash` alone. `find_data` and `prepare_data` turn a `DataSpec` (conf/data)
+into a manifest; `open_data` turns a manifest's hash into `TokenData`, whose windows depend on nothing but the
+manifest, the seed and the index asked for. Nothing here imports torch.
+"""
+
+from sweeper.data.manifest import Manifest, Shard
+from sweeper.data.prepare import find_data, prepare_data
+from sweeper.data.spec import DataSpec, TokenizerSpec
+from sweeper.data.tokens import TokenData, open_data
+
+__all__ = [
+    "DataSpec",
+    "Manifest",
+    "Shard",
+    "TokenData",
+    "TokenizerSpec",
+    "find_data",
+    "open_data",
+    "prepare_data",
+]

@@ -1,0 +1,121 @@
+"""The manifest: what a prepared directory holds, and the hash by which runs name it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeper.errors import UserError
+
+# Part of every hash: raise it when the same text would become other tokens, or the same tokens other files.
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+Dtype = Literal["uint16", "uint32"]
+
+
+def canonical_sha256(value: object) -> str:
+    """Hex sha256 of `value` as JSON with sorted keys and no spaces: equal values have equal digests."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of raw little-endian token ids."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared corpus, told by its content alone: no path of any machine stands in it.
+
+    `splits` maps `train` and `val` to their shards in order; `text_bytes` (UTF-8 bytes before tokenization,
+    so that nats per token can become bits per byte) and `documents` count per split. `source` and `tokenizer`
+    say what the tokens were made from. `directory` is the name of the folder it lies in, and no part of the
+    hash.
+    """
+
+    vocab_size: int
+    dtype: Dtype
+    splits: Mapping[str, tuple[Shard, ...]]
+    text_bytes: Mapping[str, int]
+    documents: Mapping[str, int]
+    source: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    directory: str
+
+    @cached_property
+    def hash(self) -> str:
+        """First 16 hex digits of the sha256 over everything that determines the tokens."""
+        return canonical_sha256(self._content())[:16]
+
+    def tokens(self, split: str) -> int:
+        """Number of tokens in a split, document separators included."""
+        return sum(shard.tokens for shard in self.splits[split])
+
+    def write(self, directory: Path) -> None:
+        """Write `manifest.json` into `directory`: the last file of a preparation."""
+        text = json.dumps({"hash": self.hash, **self._content()}, indent=1, sort_keys=True)
+        (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Read a prepared directory's manifest.
+
+        Raises `UserError` when the file is missing, unreadable, of another format version, or no longer
+        matches the hash that it states.
+        """
+        path = directory / MANIFEST_FILE
+        way_out = f"delete the folder {directory} and prepare the data again"
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            if stated["format"] != FORMAT_VERSION:
+                raise UserError(
+                    f"{path}: format {stated['format']}, this version reads {FORMAT_VERSION}; {way_out}"
+                )
+            manifest = cls(
+                vocab_size=stated["vocab_size"],
+                dtype=stated["dtype"],
+                splits={
+                    name: tuple(Shard(**shard) for shard in shards)
+                    for name, shards in stated["splits"].items()
+                },
+                text_bytes=stated["text_bytes"],
+                documents=stated["documents"],
+                source=stated["source"],
+                tokenizer=stated["tokenizer"],
+                directory=directory.name,
+            )
+            recorded = stated["hash"]
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing; {way_out}") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: not a manifest that can be read; {way_out}") from None
+        if manifest.hash != recorded:
+            raise UserError(f"{path}: states hash {recorded} but its content has {manifest.hash}; {way_out}")
+        return manifest
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT_VERSION,
+            "vocab_size": self.vocab_size,
+            "dtype": self.dtype,
+            "splits": {name: [asdict(shard) for shard in shards] for name, shards in self.splits.items()},
+            "text_bytes": dict(self.text_bytes),
+            "documents": dict(self.documents),
+            "source": dict(self.source),
+            "tokenizer": dict(self.tokenizer),
+        }

@@ -1,0 +1,74 @@
+"""What a user asks of the data: the values of conf/data, checked when they are put together."""
+
+from dataclasses import dataclass
+
+from sweeper.errors import UserError
+
+SOURCES = ("wikipedia", "fineweb_edu", "local")
+LLAMA3_VOCAB_SIZE = 128_256
+# <|bos|> and the 256 bytes; anything above is merges.
+SMALLEST_BPE = 257
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Which tokenizer: `bpe` is trained on the training split, `llama3` is the published one.
+
+    `vocab_size` counts special tokens. Raises `UserError` for an unknown kind, or a size that it cannot have.
+    """
+
+    kind: str
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        if self.kind == "llama3":
+            if self.vocab_size != LLAMA3_VOCAB_SIZE:
+                raise UserError(
+                    f"data.tokenizer.vocab_size={self.vocab_size}: the llama3 tokenizer has "
+                    f"{LLAMA3_VOCAB_SIZE} entries; set that, or data.tokenizer.kind=bpe for another size"
+                )
+        elif self.kind == "bpe":
+            if self.vocab_size < SMALLEST_BPE:
+                raise UserError(
+                    f"data.tokenizer.vocab_size={self.vocab_size}: a byte-level bpe needs at least "
+                    f"{SMALLEST_BPE} entries (one special token and 256 bytes)"
+                )
+        else:
+            raise UserError(f"data.tokenizer.kind={self.kind!r}: must be bpe or llama3")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where the text comes from and how it becomes shards.
+
+    `path`, when set, replaces the named source with a directory of .txt, .jsonl and .parquet files.
+    `shard_tokens` is the number of tokens in a shard file. `val_fraction` is the share of documents held out
+    where a source has no validation split of its own. Raises `UserError` for a value that is not allowed.
+    """
+
+    name: str
+    path: str | None
+    text_column: str
+    tokenizer: TokenizerSpec
+    shard_tokens: int
+    val_fraction: float
+
+    def __post_init__(self) -> None:
+        if self.name not in SOURCES:
+            raise UserError(
+                f"data.name={self.name!r}: must be one of {', '.join(SOURCES)}; "
+                "data.path=DIR reads a directory of your own"
+            )
+        if self.name == "local" and not self.path:
+            raise UserError(
+                "data.name=local needs data.path=DIR, a directory of .txt, .jsonl or .parquet files"
+            )
+        if self.shard_tokens < 1:
+            raise UserError(f"data.shard_tokens={self.shard_tokens}: must be at least 1 token")
+        if not 0 < self.val_fraction < 1:
+            raise UserError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1, both excluded")
+
+    @property
+    def source(self) -> str:
+        """The source that is read: `local` when `path` is set, else `name`."""
+        return "local" if self.path else self.name

@@ -1,0 +1,184 @@
+"""From a composed grid to finished runs on this machine: check, prepare, freeze, plan, execute."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+from rich.console import Console
+
+from sweeper.calibrate import measured_step_times
+from sweeper.config import ResolvedRun, check_rates, data_spec, depth_warning, resolve
+from sweeper.data import DataSpec, find_data, prepare_data
+from sweeper.errors import UserError
+from sweeper.grid import check_axes, compose_jobs
+from sweeper.outcome import Outcome
+from sweeper.plan import Plan, StepTimes, learned_step_times, print_plan
+from sweeper.pool import Pool
+from sweeper.records import FINISHED, State, run_status
+from sweeper.rundir import RunDir
+from sweeper.sweep import Sweep
+from sweeper.view import SweepView
+
+UNPREPARED = "unprepared"  # stands for the manifest hash while the data does not exist yet
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Where things lie on this machine; never part of a record."""
+
+    runs: Path
+    sweeps: Path
+    data: Path
+
+
+def launch_local(
+    context: HydraContext,
+    config: DictConfig,
+    jobs: Sequence[Sequence[str]],
+    *,
+    workers: int | None,
+    plan_only: bool,
+) -> None:
+    """Carry out a grid on this machine, or only show what that would mean.
+
+    Args:
+        context: of the running Hydra application.
+        config: the multirun's master configuration.
+        jobs: overrides of each grid point.
+        workers: runs at once; None for as many as the machine carries.
+        plan_only: print the plan and write nothing.
+
+    Raises:
+        UserError: for anything in the configuration or the data that the user has to change, before runs are
+            written; at the end, if runs failed.
+    """
+    console = Console()
+    check_rates("grid.base_lr", list(config.grid.base_lr))
+    check_axes(jobs)
+    composed = compose_jobs(context, config, jobs)
+    if not composed:
+        raise UserError("the grid is empty; give every axis at least one value")
+    roots = Roots(*(Path(str(config.paths[name])) for name in ("runs", "sweeps", "data")))
+    name = sweep_name(config)
+    specs = [data_spec(job) for job in composed]
+    found = {spec: find_data(spec, roots.data) for spec in set(specs)}
+    hashes = {spec: manifest.hash if manifest else UNPREPARED for spec, manifest in found.items()}
+    resolved = [resolve(job, hashes[spec]) for job, spec in zip(composed, specs, strict=True)]
+    for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for run in resolved))):
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+    if not plan_only:
+        hashes = {spec: _prepared(spec, roots.data, console) for spec in hashes}
+        resolved = [resolve(job, hashes[spec]) for job, spec in zip(composed, specs, strict=True)]
+    plan = _plan(name, config, resolved, roots.runs)
+    first = next(iter(plan.runs.values()))
+    slots = workers or default_workers(first)
+    if plan_only:
+        times = _step_times(plan, first, slots, roots.runs, console)
+        print_plan(plan, times, slots, console)
+        if UNPREPARED in hashes.values():
+            console.print("data: not prepared yet; submitting prepares it first")
+        return
+    for run_id, run in plan.runs.items():
+        labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": str(config.preset)}
+        RunDir(roots.runs / run_id).freeze(run.config, run.execution, labels)
+    plan.sweep.save(roots.sweeps)
+    _execute(plan, slots, roots, console)
+
+
+def sweep_name(config: DictConfig) -> str:
+    """`<sweep>-<preset>`, followed by whatever else was changed on the command line besides the grid itself."""
+    grid_keys = ("preset", "sweep", "panel", "grid", "seed", "paths", "execution", "hydra")
+    grid_paths = ("model.n_loops", "optimizer.base_lr")
+    parts = [str(config.sweep), str(config.preset)]
+    for override in config.hydra.overrides.task:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key.split(".")[0] not in grid_keys and key not in grid_paths:
+            parts.append(f"{key}={Path(value).name}")
+    return re.sub(r"[^\w.=,+-]+", "_", "-".join(parts))
+
+
+def default_workers(run: ResolvedRun) -> int:
+    """Runs at once on this machine: one a GPU, or as many as have their CPU threads to themselves."""
+    if run.execution.device == "cuda":
+        return max(1, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    return max(1, len(os.sched_getaffinity(0)) // run.execution.threads)
+
+
+def _prepared(spec: DataSpec, root: Path, console: Console) -> str:
+    def report(line: str) -> None:
+        console.print(f"data: {line}", highlight=False, markup=False)
+
+    return prepare_data(spec, root, report).hash
+
+
+def _plan(name: str, config: DictConfig, resolved: Sequence[ResolvedRun], runs: Path) -> Plan:
+    distinct = {run.config.run_id: run for run in resolved}
+    cells = [
+        {**run.axes, "run_id": run.config.run_id, "steps": run.config.schedule.steps} for run in resolved
+    ]
+    sweep = Sweep(name, str(config.sweep), str(config.preset), tuple(cells))
+    return Plan(sweep, distinct, {run_id: run_status(runs / run_id) for run_id in distinct})
+
+
+def _step_times(
+    plan: Plan, run: ResolvedRun, workers: int, runs: Path, console: Console
+) -> StepTimes | None:
+    learned = learned_step_times(plan)
+    if learned is not None or run.execution.device == "cuda" or not plan.to_run:
+        return learned
+    with console.status("timing a few steps on this machine (once per shape)"):
+        return measured_step_times(run, workers, runs / "step-times.json")
+
+
+def _execute(plan: Plan, slots: int, roots: Roots, console: Console) -> None:
+    todo = plan.to_run
+    print_plan(plan, learned_step_times(plan), slots, console)
+    if not todo:
+        console.print(f"nothing to train: every run of {plan.sweep.name} is finished or running")
+        return
+    run = plan.runs[todo[0]]
+    costs = {run_id: _relative_cost(plan.runs[run_id]) for run_id in todo}
+    finished = plan.count(*FINISHED)
+    with SweepView(console, costs, finished) as view:
+        pool = Pool(
+            roots.runs,
+            roots.data,
+            workers=slots,
+            threads=run.execution.threads,
+            gpus=run.execution.device == "cuda",
+            view=view,
+        )
+        outcomes = pool.run(todo)
+    _conclude(plan, {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, roots, console)
+
+
+def _relative_cost(run: ResolvedRun) -> float:
+    """Cost for the time left: block applications, plus one for head and optimizer, a step and token."""
+    shape = run.config.model
+    return float((1 + shape.n_layers * shape.n_loops) * run.config.total_tokens)
+
+
+def _conclude(plan: Plan, outcomes: dict[str, Outcome], roots: Roots, console: Console) -> None:
+    plan = replace(plan, status={run_id: run_status(roots.runs / run_id) for run_id in plan.runs})
+    left = len(plan.to_run)
+    console.print(
+        f"{plan.sweep.name}: {plan.count(State.DONE)} done, {plan.count(State.DIVERGED)} diverged, "
+        f"{plan.count(State.FAILED)} failed, {left - plan.count(State.FAILED)} left",
+        highlight=False,
+    )
+    failed = [run_id for run_id in plan.runs if plan.status[run_id].state is State.FAILED]
+    for run_id in failed:
+        console.print(f"{run_id} failed: {plan.status[run_id].reason}", style="red", highlight=False)
+        for line in RunDir(roots.runs / run_id).log_tail(5):
+            console.print(f"    {line}", style="dim", highlight=False, markup=False)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(plan.runs)} runs failed; their logs are in {roots.runs}/<run>/log.txt; "
+            "the same command tries them again"
+        )
+    if left:
+        raise UserError(f"stopped with {left} runs left; the same command goes on where this one stopped")

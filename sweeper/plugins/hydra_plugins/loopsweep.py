@@ -1,0 +1,49 @@
+"""Hydra's view of loopsweep: a launcher that carries out grids, and a sweeper that does not compose them twice.
+
+Hydra accepts plugins only from the namespace package `hydra_plugins`; what they do lives in `sweeper`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """Runs of a grid on this machine (conf/hydra/launcher/local.yaml)."""
+
+    def __init__(self, workers: int | None, plan_only: bool) -> None:
+        self._workers, self._plan_only = workers, plan_only
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra once the master configuration is known."""
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        """Carry out all jobs; their results are in their run directories, not in the return value."""
+        from sweeper.launch import launch_local
+
+        launch_local(
+            self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only
+        )
+        return []
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's basic sweeper, without its file on disk and its own slow composition of every job."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Expand the axes and hand all jobs to the launcher at once."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        assert self.hydra_context is not None and self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        axes = [f"{key}={value}" for key, value in (self.params or {}).items()]
+        overrides = parser.parse_overrides([*axes, *arguments])
+        [jobs] = self.split_arguments(overrides, max_batch_size=None)
+        return self.launcher.launch(jobs, initial_job_idx=0)

@@ -1,0 +1,129 @@
+"""The directory of one run: everything about it, and the only truth about its state.
+
+    config.yaml      frozen at submission; the worker never composes again
+    metrics.jsonl    one line per logged step, flushed
+    checkpoint/      atomic, verified, the last two
+    failure.json     the last failed attempt, if any
+    result.json      written last: done or diverged
+    log.txt          what the workers printed
+    lock             the owner, while there is one
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeper.errors import UserError
+from sweeper.files import read_json, write_json, write_text
+from sweeper.run_config import Execution, RunConfig
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths and records of one run."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Lock file with the owner's identity; its modification time is the heartbeat."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of checkpoints."""
+        return self.path / "checkpoint"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the run's workers printed."""
+        return self.path / "log.txt"
+
+    def freeze(self, config: RunConfig, execution: Execution, labels: dict[str, Any]) -> None:
+        """Write config.yaml unless the run has one: what was submitted first is what runs."""
+        target = self.path / "config.yaml"
+        if target.exists():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"run": config.to_dict(), "execution": asdict(execution), "labels": labels}
+        write_text(target, yaml.safe_dump(record, sort_keys=False))
+
+    def load(self) -> tuple[RunConfig, Execution]:
+        """The frozen configuration.
+
+        Raises:
+            UserError: if config.yaml is missing, malformed or not the one this directory is named after.
+        """
+        target = self.path / "config.yaml"
+        try:
+            record = yaml.safe_load(target.read_text())
+            config, execution = RunConfig.from_dict(record["run"]), Execution(**record["execution"])
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{target} cannot be read ({error}); delete {self.path} and submit the sweep again"
+            ) from error
+        if config.run_id != self.path.name:
+            raise UserError(
+                f"{target} describes run {config.run_id}; it was edited after submission: "
+                f"delete {self.path} and submit the sweep again"
+            )
+        return config, execution
+
+    def result(self) -> dict[str, Any] | None:
+        """result.json, or None while the run is not finished."""
+        result = read_json(self.path / "result.json")
+        return result if isinstance(result, dict) else None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Finish the run. The last write; a finished run is never run again."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+        write_json(self.path / "result.json", result)
+
+    def failure(self) -> dict[str, Any] | None:
+        """failure.json of the last failed attempt, if it was the last."""
+        failure = read_json(self.path / "failure.json")
+        return failure if isinstance(failure, dict) else None
+
+    def write_failure(self, reason: str, attempts: int) -> None:
+        """Record that the run failed for good in this invocation; submitting again retries it."""
+        write_json(
+            self.path / "failure.json", {"reason": reason, "attempts": attempts, "log": self.log_tail(20)}
+        )
+
+    def clear_failure(self) -> None:
+        """Forget an earlier failure, because the run is tried again."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def log_tail(self, lines: int) -> list[str]:
+        """Last lines of the log."""
+        try:
+            return self.log.read_text(errors="replace").splitlines()[-lines:]
+        except FileNotFoundError:
+            return []
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines; a torn last line, left by a kill, is not one."""
+        rows = []
+        try:
+            text = self.metrics.read_text()
+        except FileNotFoundError:
+            return []
+        for line in text.splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what was logged after `step`, the one the run resumes from."""
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))

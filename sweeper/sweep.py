@@ -1,0 +1,51 @@
+"""A sweep: a named list of runs and the axes that made them. Runs may belong to many sweeps."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import UserError
+from sweeper.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A named grid.
+
+    Attributes:
+        name: of the manifest file, unique among sweeps.
+        experiment: what was swept, such as `lr_transfer`; figures look for it.
+        preset: scale of the runs.
+        cells: one a grid point: the axes (see `sweeper.config.ResolvedRun`) and `run_id`.
+    """
+
+    name: str
+    experiment: str
+    preset: str
+    cells: tuple[dict[str, Any], ...]
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Distinct runs, in grid order: cells that are the same run count once."""
+        return list(dict.fromkeys(cell["run_id"] for cell in self.cells))
+
+    def save(self, directory: Path) -> None:
+        """Write or replace the manifest."""
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / f"{self.name}.json", asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Sweep":
+        """Read a manifest.
+
+        Raises:
+            UserError: if there is none, or it is malformed.
+        """
+        record = read_json(path)
+        if record is None:
+            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
+            raise UserError(f"no sweep {path.stem!r} in {path.parent}; known: {known}")
+        try:
+            return cls(**{**record, "cells": tuple(record["cells"])})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path} is not a sweep manifest ({error}); submit the sweep again") from error

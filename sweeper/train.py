@@ -1,0 +1,73 @@
+"""Train one run, or a grid of them: `python -m sweeper.train [--multirun] [+sweep=NAME] [preset=NAME] [key=value …]`."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sweeper.config import register
+from sweeper.errors import UserError
+
+# Hydra finds plugins in the namespace package `hydra_plugins` on the import path, and nowhere else.
+sys.path.append(str(Path(__file__).parent / "plugins"))
+register()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def train(config: DictConfig) -> None:
+    """Train the one run that `config` describes, in this process."""
+    from sweeper.config import data_spec, depth_warning, resolve
+    from sweeper.data import prepare_data
+    from sweeper.execute import execute_run
+    from sweeper.outcome import Outcome
+    from sweeper.rundir import RunDir
+
+    roots = {name: Path(str(config.paths[name])) for name in ("runs", "data")}
+    run = resolve(config, "unprepared")
+    if warning := depth_warning(run.axes):
+        print(f"warning: {warning}", file=sys.stderr)
+    run = resolve(config, prepare_data(data_spec(config), roots["data"], print).hash)
+    rundir = RunDir(roots["runs"] / run.config.run_id)
+    rundir.freeze(run.config, run.execution, {"rule": run.axes["rule"], "preset": str(config.preset)})
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: stop.set())
+    terminal = os.fdopen(os.dup(1), "w", buffering=1)  # standard output goes to the run's log meanwhile
+    outcome, reason = execute_run(
+        rundir.path,
+        roots["data"],
+        stop,
+        lambda p: print(f"step {p.step}/{p.steps}  loss {p.loss:.4f}  {p.tokens_per_second:,.0f} tokens/s", file=terminal),
+    )
+    if outcome in (Outcome.ERROR, Outcome.REFUSED, Outcome.OWNED, Outcome.STOPPED):
+        raise UserError(f"{rundir.path}: {outcome}: {reason}")
+    result = rundir.result()
+    assert result is not None
+    print(f"{rundir.path}: {outcome} {reason} val_loss {result['val_loss']}")
+
+
+def main() -> None:
+    """Entry point. What the user can put right is one line and exit status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to us instead of Hydra's own report
+    try:
+        train()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(_exit_with(error))
+
+
+def _exit_with(error: Exception) -> int:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    details = " ".join(line for line in lines if not line.startswith(("object_type", "reference_type")))
+    print(f"error: {details}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

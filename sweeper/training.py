@@ -1,0 +1,217 @@
+"""The training loop of one run: from its last checkpoint, or from the start, to a result."""
+
+import json
+import math
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from model import LoopedTransformer, initialize_, parameter_groups
+from sweeper.checkpoint import load_checkpoint, save_checkpoint
+from sweeper.data import TokenData
+from sweeper.errors import UserError
+from sweeper.run_config import Execution, RunConfig
+from sweeper.rundir import RunDir
+
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimizer steps done, of how many, the last loss in nats, training tokens per second."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+
+
+Reporter = Callable[[Progress], None]
+
+
+class Trainer:
+    """One run in this process.
+
+    Batches and rates are pure functions of the step, so a resumed run repeats the interrupted one exactly.
+
+    Args:
+        rundir: the run's directory; its metrics and checkpoints are written here.
+        config: what to train.
+        execution: how.
+        data: the prepared tokens.
+
+    Raises:
+        UserError: if the data does not fit the configuration or the device is missing.
+    """
+
+    def __init__(self, rundir: RunDir, config: RunConfig, execution: Execution, data: TokenData) -> None:
+        if data.manifest.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f"model.vocab_size={config.model.vocab_size} is smaller than the data's vocabulary of "
+                f"{data.manifest.vocab_size}; set it to that"
+            )
+        if execution.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
+        torch.set_num_threads(execution.threads)
+        torch.set_float32_matmul_precision("high" if config.precision == "bf16" else "highest")
+        self.rundir, self.config, self.execution, self.data = rundir, config, execution, data
+        self.device = torch.device(execution.device)
+        model = LoopedTransformer(config.model, recompute=execution.recompute)
+        initialize_(model, config.table, config.seed)
+        self.model = model.to(self.device)
+        if execution.compile:
+            self.model.compile_blocks()
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, config.table), betas=config.betas, fused=True
+        )
+        self.step = 0
+        self.val_loss = math.nan
+        self.seconds = {"step": 0.0, "validation": 0.0, "checkpoint": 0.0, "compile": 0.0}  # over all attempts
+
+    def run(self, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+        """Train until done, diverged or told to stop.
+
+        Args:
+            stop: once set, the step under way is finished, a checkpoint written and None returned.
+            report: called with progress about twice a second.
+
+        Returns:
+            The measured part of the result (state, losses, timings), or None if stopped and resumable.
+        """
+        self._resume()
+        if self.execution.compile:
+            self.warm_up()
+        with self.rundir.metrics.open("a") as metrics:
+            return self._loop(metrics, stop, report)
+
+    def validate(self) -> float:
+        """Mean loss over the fixed validation set, in nats per token."""
+        rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
+        if rows.shape[0] * self.config.seq_len < self.config.validation_tokens:
+            raise UserError(
+                f"validation.tokens={self.config.validation_tokens} exceeds the validation split, which has "
+                f"{rows.shape[0] * self.config.seq_len} in sequences of {self.config.seq_len}; lower it"
+            )
+        parts = torch.from_numpy(rows).split(self.execution.micro_batch)
+        with torch.no_grad():
+            losses = torch.stack([self._loss(part) for part in parts])
+        return float(losses.double().mean())
+
+    def _loop(self, metrics: IO[str], stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+        execution, steps = self.execution, self.config.schedule.steps
+        reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
+        while self.step < steps:
+            if stop.is_set():
+                self._checkpoint()
+                return None
+            with self._timed("step"):
+                line = self.train_step()
+            if line is not None:
+                metrics.write(json.dumps(line) + "\n")
+                metrics.flush()
+                if not math.isfinite(line["loss"]):
+                    return self._outcome("diverged", f"loss is {line['loss']} at step {self.step}")
+            last = self.step == steps
+            if last or self.step % execution.validate_every == 0:
+                with self._timed("validation"):
+                    self.val_loss = self.validate()
+                metrics.write(json.dumps({"step": self.step, "val_loss": self.val_loss}) + "\n")
+                metrics.flush()
+            if last or self.step % execution.checkpoint_every == 0:
+                self._checkpoint()
+            if line is not None and time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                rate = (self.step - start_step) / (self.seconds["step"] - start_seconds)
+                report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens))
+        if not self.val_loss <= self.config.diverged_above:  # also true of nan
+            reason = f"final val_loss {self.val_loss:.4f} is not at most {self.config.diverged_above:g}"
+            return self._outcome("diverged", reason)
+        return self._outcome("done", "")
+
+    def train_step(self) -> dict[str, float] | None:
+        """One optimizer step; its line of metrics where one is due.
+
+        On a CPU every step's loss is looked at, so that a run stops where it leaves the numbers. On a GPU that
+        would wait for the device in every step: there it is looked at when a line is due.
+        """
+        config = self.config
+        first = self.step * config.batch_sequences
+        rows = torch.from_numpy(self.data.sequences(first, config.batch_sequences, config.seq_len, config.seed))
+        loss = torch.zeros((), device=self.device)
+        for part in rows.split(self.execution.micro_batch):
+            part_loss = self._loss(part) * (len(part) / len(rows))
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or math.inf)
+        factor = config.schedule.factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        due = self.step % self.execution.log_every == 0 or self.step == config.schedule.steps
+        if due or (self.device.type == "cpu" and not math.isfinite(loss.item())):
+            rate = config.table[0].lr * factor
+            return {"step": self.step, "loss": loss.item(), "grad_norm": norm.item(), "base_lr": rate}
+        return None
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        """Mean loss of rows (B, T + 1)."""
+        if self.device.type == "cuda":
+            rows = rows.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss: Tensor = self.model(rows[:, :-1], rows[:, 1:])
+        return loss
+
+    def warm_up(self) -> None:
+        """Compile before the first timed step, on both graphs that the loop will use."""
+        with self._timed("compile"):
+            rows = torch.zeros(self.execution.micro_batch, self.config.seq_len + 1, dtype=torch.int64)
+            self._loss(rows).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.zero_grad()
+            with torch.no_grad():
+                self._loss(rows)
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.rundir.checkpoints, self.device)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.val_loss, self.seconds = state["step"], state["val_loss"], state["seconds"]
+        self.rundir.truncate_metrics(self.step)
+
+    def _checkpoint(self) -> None:
+        with self._timed("checkpoint"):
+            state = {
+                "step": self.step,
+                "val_loss": self.val_loss,
+                "seconds": self.seconds,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_checkpoint(self.rundir.checkpoints, self.step, state)
+
+    def _outcome(self, state: str, reason: str) -> dict[str, Any]:
+        return {
+            "state": state,
+            "reason": reason,
+            "val_loss": self.val_loss if math.isfinite(self.val_loss) else None,
+            "step": self.step,
+            "steps": self.config.schedule.steps,
+            "tokens": self.step * self.config.batch_tokens,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - began

@@ -1,0 +1,42 @@
+"""The shared look: colours ordered by N and told apart, no effect of user settings."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from analysis import style
+from sweeper.errors import UserError
+
+
+def luminance(color: str) -> float:
+    red, green, blue = to_rgb(color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@given(exponents=st.sets(st.integers(0, 6), min_size=1))
+def test_larger_loop_counts_are_darker(exponents: set[int]) -> None:
+    loop_counts = [2**exponent for exponent in sorted(exponents)]
+    colors = style.loop_colors(loop_counts)
+    shades = [luminance(colors[n]) for n in loop_counts]
+    assert shades == sorted(shades, reverse=True)
+    assert len(set(colors.values())) == len(loop_counts)
+    assert len({style.loop_marker(n) for n in loop_counts}) == len(loop_counts)
+
+
+def test_style_overrides_the_users_settings_and_gives_them_back() -> None:
+    with mpl.rc_context({"font.size": 31.0, "lines.dashed_pattern": [9.0, 9.0]}):
+        with style.context():
+            assert mpl.rcParams["font.size"] == 8.0
+            assert mpl.rcParams["lines.dashed_pattern"] != [9.0, 9.0]
+        assert mpl.rcParams["font.size"] == 31.0
+
+
+def test_unwritable_out_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where the directory should be")
+    with pytest.raises(UserError, match=r"--out: cannot write to .*taken"):
+        style.save(Figure(), tmp_path / "taken", "fig", ["png"])

@@ -1,0 +1,158 @@
+"""Optima, shifts and regrets: what is planted is found, and what cannot be known is said."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.transfer import average_seeds, curve_optimum, transfer_regret, transfer_table
+
+PAPER_RATES = np.array([5, 7.5, 10, 12.5, 15, 20, 30, 40]) * 1e-4
+OCTAVE_RATES = 2e-3 * 2.0 ** np.arange(6)
+NAN, INF = float("nan"), float("inf")
+
+CellTable = Callable[..., pd.DataFrame]
+WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]
+
+
+@given(
+    rates=st.sampled_from([PAPER_RATES, OCTAVE_RATES]),
+    position=st.floats(0.0, 1.0),
+    curvature=st.floats(1e-3, 10.0),
+    floor=st.floats(0.1, 12.0),
+)
+def test_planted_parabola_is_recovered(
+    rates: np.ndarray, position: float, curvature: float, floor: float
+) -> None:
+    x = np.log2(rates)
+    lowest, highest = (
+        (x[0] + x[1]) / 2 + 1e-6,
+        (x[-2] + x[-1]) / 2 - 1e-6,
+    )  # else the grid minimum is at an end
+    vertex = lowest + position * (highest - lowest)
+    found = curve_optimum(rates, floor + curvature * (x - vertex) ** 2)
+    assert found.flag == ""
+    # Losses carry 1e-15 relative rounding; through the flattest curvature that is 1e-9 octaves.
+    assert np.log2(found.fitted_rate) == pytest.approx(vertex, abs=1e-6)
+    assert found.fitted_loss == pytest.approx(floor, abs=1e-9)
+
+
+@given(losses=st.lists(st.floats(0.1, 12.0), min_size=6, max_size=6))
+def test_fitted_vertex_stays_within_half_a_gap_of_the_grid_minimum(losses: list[float]) -> None:
+    found = curve_optimum(OCTAVE_RATES, np.array(losses))
+    assert found.loss == min(losses)
+    if found.flag == "":
+        assert abs(np.log2(found.fitted_rate / found.rate)) <= 0.5 + 1e-9  # rates are an octave apart
+        assert found.fitted_loss <= found.loss + 1e-12
+    else:
+        assert np.isnan([found.fitted_rate, found.fitted_loss]).all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "flag"),
+    [
+        ([3.0, 3.1, 3.2, 3.3], "at the edge: grid ends below"),
+        ([3.3, 3.2, 3.1, 3.0], "at the edge: grid ends above"),
+        ([3.1, 3.0, NAN, 3.2], "at the edge: missing above"),
+        ([NAN, 3.0, 3.1, 3.2], "at the edge: missing below"),
+        ([3.1, 3.0, INF, INF], "at the edge: diverged above"),
+        ([NAN, 3.0, INF, NAN], "at the edge: missing below, diverged above"),
+        ([3.0, NAN, NAN, NAN], "at the edge: grid ends below, missing above"),
+        ([3.0, 3.0, 3.0, 3.0], "at the edge: grid ends below"),
+        ([INF, INF, NAN, INF], "all finished runs diverged"),
+        ([NAN, NAN, NAN, NAN], "no results"),
+    ],
+)
+def test_optimum_not_enclosed_is_flagged_with_its_cause(losses: list[float], flag: str) -> None:
+    found = curve_optimum(OCTAVE_RATES[:4], np.array(losses))
+    assert found.flag == flag
+    assert np.isnan(found.fitted_rate)
+
+
+@given(vertex=st.floats(-3.0, 3.0), curvature=st.floats(1e-3, 1.0))
+def test_concave_curve_has_no_vertex_and_is_flagged(vertex: float, curvature: float) -> None:
+    x = np.log2(OCTAVE_RATES)
+    found = curve_optimum(OCTAVE_RATES, 4.0 - curvature * (x - x.mean() - vertex) ** 2)
+    assert found.flag.startswith("at the edge: grid ends")
+    assert np.isnan(found.fitted_rate)
+
+
+def test_equal_losses_choose_the_lower_rate() -> None:
+    assert curve_optimum(OCTAVE_RATES[:4], np.array([3.2, 3.0, 3.0, 3.2])).rate == OCTAVE_RATES[1]
+
+
+def test_diverged_neighbour_is_infinite_loss_not_a_gap() -> None:
+    rates, losses = OCTAVE_RATES[:4], np.array([3.1, 3.0, INF, NAN])
+    assert transfer_regret(rates, losses, rates[0]) == pytest.approx(0.1)
+    assert transfer_regret(rates, losses, rates[2]) == INF
+    assert np.isnan(transfer_regret(rates, losses, rates[3]))
+    assert np.isnan(transfer_regret(rates, losses, 1.0))  # not a rate of this grid
+    assert transfer_regret(rates, np.full(4, INF), rates[0]) == INF
+
+
+@given(
+    losses=st.lists(st.one_of(st.floats(0.1, 12.0), st.just(INF), st.just(NAN)), min_size=6, max_size=6),
+    at=st.integers(0, 5),
+)
+def test_regret_is_never_negative(losses: list[float], at: int) -> None:
+    regret = transfer_regret(OCTAVE_RATES, np.array(losses), OCTAVE_RATES[at])
+    assert np.isnan(regret) == np.isnan(losses[at])
+    assert np.isnan(regret) or regret >= 0
+
+
+def test_shift_is_in_octaves_of_the_optimum_at_one_loop(cell_table: CellTable) -> None:
+    table = transfer_table(average_seeds(cell_table())).set_index(["panel", "n_loops"])
+    # Planted: half an octave per doubling. The grid can follow only from rate to rate; the parabola through a
+    # slightly cubic curve is off by far less than a tenth of an octave.
+    assert table.loc[("a", 1), "optimum_lr"] == 1.25e-3
+    assert table.loc[("a", 4), "shift_octaves"] == pytest.approx(np.log2(3e-3 / 1.25e-3))
+    for n, octaves in [(1, 0.0), (2, 0.5), (4, 1.0)]:
+        assert table.loc[("a", n), "fitted_shift_octaves"] == pytest.approx(octaves, abs=0.1)
+        assert table.loc[("b", n), "fitted_shift_octaves"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_regret_is_zero_where_the_optimum_is_shared_and_positive_where_it_moved(
+    cell_table: CellTable,
+) -> None:
+    table = transfer_table(average_seeds(cell_table())).set_index(["panel", "n_loops"])
+    assert (table.loc[["b", "c", "d"], "regret_nats"] == 0).all()
+    assert (table.loc["a"].loc[[2, 4, 8], "regret_nats"] > 0).all()
+
+
+def test_table_tells_diverged_from_missing(cell_table: CellTable, with_state: WithState) -> None:
+    cells = with_state(cell_table(), "panel == 'b' and n_loops == 8 and base_lr >= 1.25e-3", "diverged")
+    cells = with_state(cells, "panel == 'c' and n_loops == 8 and base_lr >= 1.25e-3", "failed")
+    table = transfer_table(average_seeds(cells)).set_index(["panel", "n_loops"])
+    diverged, missing = table.loc[("b", 8)], table.loc[("c", 8)]
+    assert (diverged["finished"], diverged["diverged"], diverged["expected"]) == (8, 5, 8)
+    assert (missing["finished"], missing["diverged"], missing["expected"]) == (3, 0, 8)
+    assert diverged["regret_nats"] == INF
+    assert np.isnan(missing["regret_nats"])
+    assert (diverged["flag"], missing["flag"]) == (
+        "at the edge: diverged above",
+        "at the edge: missing above",
+    )
+
+
+def test_without_one_loop_shift_and_regret_are_unknown(cell_table: CellTable) -> None:
+    table = transfer_table(average_seeds(cell_table(loop_counts=(2, 4))))
+    assert table["optimum_lr"].notna().all()
+    assert table[["shift_octaves", "fitted_shift_octaves", "regret_nats"]].isna().all(axis=None)
+
+
+def test_seeds_are_averaged_before_anything_else(cell_table: CellTable, with_state: WithState) -> None:
+    cells = cell_table(seeds=(0, 1, 2))
+    first = "panel == 'a' and n_loops == 1 and base_lr == "
+    cells = with_state(cells, first + "5e-4 and seed == 1", "diverged")
+    cells = with_state(cells, first + "7.5e-4 and seed == 1", "running")
+    points = average_seeds(cells).set_index(["panel", "n_loops", "base_lr"])
+    expected = cells.query(first + "1e-3")["val_loss"].mean()
+    whole, diverged, partial = (points.loc[("a", 1, rate)] for rate in (1e-3, 5e-4, 7.5e-4))
+    assert whole["val_loss"] == pytest.approx(expected, abs=1e-12)
+    assert (whole["state"], whole["seeds"], whole["seeds_expected"]) == ("done", 3, 3)
+    assert (diverged["val_loss"], diverged["state"], diverged["seeds"]) == (INF, "diverged", 3)
+    assert np.isfinite(partial["val_loss"])
+    assert (partial["state"], partial["seeds"], partial["seeds_expected"]) == ("running", 2, 3)

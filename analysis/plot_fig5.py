@@ -235,9 +235,7 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         )
         previous = row["panel"]
     console.print(shown)
-    console.print(
-        "shift: octaves of η0 from N = 1's best; regret: nats per token lost by keeping N = 1's best η0"
-    )
+    console.print("shift: octaves of η0 from N = 1's best; regret: nats per token lost by keeping N = 1's best η0")
 
 
 def _number(value: float, spec: str) -> str:

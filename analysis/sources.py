@@ -77,9 +77,7 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     if args.sweep is not None:
         manifest = sweeps / f"{args.sweep}.json"
         if not manifest.is_file():
-            known = (
-                ", ".join(sorted(path.stem for path in sweeps.glob("*.json"))) or f"none; `{make_command}`"
-            )
+            known = ", ".join(sorted(path.stem for path in sweeps.glob("*.json"))) or f"none; `{make_command}`"
             raise UserError(f"--sweep: no sweep {args.sweep!r} in {sweeps}; known: {known}")
     else:
         manifest = latest_sweep(sweeps, experiment) if sweeps.is_dir() else None

@@ -133,9 +133,7 @@ def _progress(curve: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _transfer(
-    rates: NDArray[np.float64], losses: NDArray[np.float64], reference: Optimum
-) -> dict[str, float | str]:
+def _transfer(rates: NDArray[np.float64], losses: NDArray[np.float64], reference: Optimum) -> dict[str, float | str]:
     optimum = curve_optimum(rates, losses)
     return {
         "optimum_lr": optimum.rate,

@@ -1,6 +1,6 @@
 """The residual scale: one formula for every rule.
 
-    ε(N, L) = λ · N^(−α) · m_L^(−β),      m_L = L / L_ref
+ε(N, L) = λ · N^(−α) · m_L^(−β),      m_L = L / L_ref
 """
 
 from dataclasses import dataclass

@@ -33,6 +33,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -60,6 +61,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, T, d_model)."""
         batch, seq_len, d_model = x.shape
         qkv = self.qkv(x).view(batch, seq_len, 3, self.n_heads, -1)  # (B, T, 3, H, D)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
@@ -78,6 +80,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.mlp_dim, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, T, d_model)."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         out: Tensor = self.down(F.silu(gate) * up)
         return out
@@ -97,6 +100,7 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """The residual stream (B, T, d_model) one block later."""
         x = torch.addcmul(x, self.attention(self.attention_norm(x), rotary), self.residual_scale)
         return torch.addcmul(x, self.mlp(self.mlp_norm(x)), self.residual_scale)
 
@@ -129,9 +133,7 @@ class LoopedTransformer(nn.Module):
         for block in self.blocks:
             block.compile(dynamic=False)
 
-    def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, *, observe: Observer | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, *, observe: Observer | None = None) -> Tensor:
         """Logits of the next token, or the mean loss in nats when `targets` are given.
 
         Args:
@@ -156,7 +158,7 @@ class LoopedTransformer(nn.Module):
         if seq_len > self.config.max_seq_len:
             raise ValueError(f"sequence of {seq_len} tokens exceeds max_seq_len={self.config.max_seq_len}")
         rotary = self.rotary[:, :seq_len]
-        h = self.embedding(tokens)
+        h: Tensor = self.embedding(tokens)
         for n in range(self.config.n_loops):
             if observe is not None:
                 observe(n, h)

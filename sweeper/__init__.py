@@ -1,0 +1,1 @@
+"""One run, a grid of runs, and getting them executed."""

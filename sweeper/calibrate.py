@@ -35,14 +35,19 @@ def measured_step_times(run: ResolvedRun, workers: int, cache: Path) -> StepTime
     """
     config = replace(run.config, model=replace(run.config.model, n_layers=1, n_loops=1))
     request = json.dumps({"run": config.to_dict(), "execution": asdict(run.execution)})
-    shape = [asdict(config.model), config.batch_sequences, asdict(run.execution), workers, provenance()["processor"]]
+    shape = [
+        asdict(config.model),
+        config.batch_sequences,
+        asdict(run.execution),
+        workers,
+        provenance()["processor"],
+    ]
     key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
     known = read_json(cache) or {}
     if key not in known:
         command = [sys.executable, "-m", "sweeper.calibrate"]
         children = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(workers)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)
         ]
         for child in children:
             assert child.stdin is not None
@@ -69,9 +74,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_sequences, config.seq_len + 1)
     rows = torch.randint(config.model.vocab_size, shape, generator=generator).numpy()
-    tokens = SimpleNamespace(
-        manifest=SimpleNamespace(vocab_size=config.model.vocab_size), sequences=lambda *_: rows
-    )
+    tokens = SimpleNamespace(manifest=SimpleNamespace(vocab_size=config.model.vocab_size), sequences=lambda *_: rows)
     measured = []
     for loops in LOOPS:
         timed = replace(config, model=replace(config.model, n_loops=loops))

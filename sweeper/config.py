@@ -5,6 +5,7 @@ Values live in `conf/`; here are only names and types, so that an unknown key or
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -135,7 +136,7 @@ class Config:
 
     preset: str = MISSING
     panel: str = MISSING
-    sweep: str = MISSING
+    experiment: str = MISSING
     seed: int = MISSING
     precision: str = MISSING
     diverged_above: float = MISSING
@@ -244,7 +245,7 @@ def check_rates(key: str, rates: list[float]) -> None:
         raise UserError(f"{key} is empty; give at least one learning rate")
     if not all(math.isfinite(rate) and rate > 0 for rate in rates):
         raise UserError(f"{key}=[{shown}] has a rate that is not positive")
-    if any(a >= b for a, b in zip(rates, rates[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(rates)):
         raise UserError(f"{key}=[{shown}] is not strictly increasing")
 
 

@@ -18,9 +18,7 @@ from sweeper.rundir import RunDir
 from sweeper.training import Reporter, Trainer
 
 
-def execute_run(
-    run_path: Path, data_root: Path, stop: threading.Event, report: Reporter
-) -> tuple[Outcome, str]:
+def execute_run(run_path: Path, data_root: Path, stop: threading.Event, report: Reporter) -> tuple[Outcome, str]:
     """Train the run in `run_path` to its end, or until `stop` is set.
 
     A finished run is left as it is. Errors are written to the run's log and returned, not raised.

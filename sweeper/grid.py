@@ -16,9 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from sweeper.config import check_rates
 
 
-def compose_jobs(
-    context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]
-) -> list[DictConfig]:
+def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
     """The task configuration of every job, equal to what Hydra composes for it.
 
     Args:

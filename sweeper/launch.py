@@ -91,9 +91,9 @@ def launch_local(
 
 def sweep_name(config: DictConfig) -> str:
     """`<sweep>-<preset>`, followed by whatever else was changed on the command line besides the grid itself."""
-    grid_keys = ("preset", "sweep", "panel", "grid", "seed", "paths", "execution", "hydra")
+    grid_keys = ("preset", "sweep", "experiment", "panel", "grid", "seed", "paths", "execution", "hydra")
     grid_paths = ("model.n_loops", "optimizer.base_lr")
-    parts = [str(config.sweep), str(config.preset)]
+    parts = [str(config.experiment), str(config.preset)]
     for override in config.hydra.overrides.task:
         key, _, value = override.lstrip("+~").partition("=")
         if key.split(".")[0] not in grid_keys and key not in grid_paths:
@@ -117,16 +117,12 @@ def _prepared(spec: DataSpec, root: Path, console: Console) -> str:
 
 def _plan(name: str, config: DictConfig, resolved: Sequence[ResolvedRun], runs: Path) -> Plan:
     distinct = {run.config.run_id: run for run in resolved}
-    cells = [
-        {**run.axes, "run_id": run.config.run_id, "steps": run.config.schedule.steps} for run in resolved
-    ]
-    sweep = Sweep(name, str(config.sweep), str(config.preset), tuple(cells))
+    cells = [{**run.axes, "run_id": run.config.run_id, "steps": run.config.schedule.steps} for run in resolved]
+    sweep = Sweep(name, str(config.experiment), str(config.preset), tuple(cells))
     return Plan(sweep, distinct, {run_id: run_status(runs / run_id) for run_id in distinct})
 
 
-def _step_times(
-    plan: Plan, run: ResolvedRun, workers: int, runs: Path, console: Console
-) -> StepTimes | None:
+def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console: Console) -> StepTimes | None:
     learned = learned_step_times(plan)
     if learned is not None or run.execution.device == "cuda" or not plan.to_run:
         return learned

@@ -60,7 +60,7 @@ def is_alive(path: Path) -> bool:
     if owner is None:
         return False
     if owner["machine"] == _machine():
-        return _process_start(owner["pid"]) == owner["process_start"]
+        return bool(_process_start(owner["pid"]) == owner["process_start"])
     try:
         return time.time() - path.stat().st_mtime < STALE_SECONDS
     except OSError:
@@ -93,7 +93,12 @@ class RunLock:
             pid = os.getpid()
             write_json(
                 self._path,
-                {"machine": _machine(), "pid": pid, "process_start": _process_start(pid), "token": self._token},
+                {
+                    "machine": _machine(),
+                    "pid": pid,
+                    "process_start": _process_start(pid),
+                    "token": self._token,
+                },
             )
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self

@@ -35,7 +35,6 @@ class RunStatus:
     Attributes:
         state: see `State`.
         step: optimizer steps logged so far.
-        steps: of the whole run; 0 if not frozen yet.
         val_loss: final validation loss, nats per token; nan while there is none.
         reason: why it failed or diverged, one line.
         step_seconds: wall time spent in optimizer steps, finished runs only.
@@ -43,7 +42,6 @@ class RunStatus:
 
     state: State
     step: int = 0
-    steps: int = 0
     val_loss: float = math.nan
     reason: str = ""
     step_seconds: float = math.nan
@@ -58,7 +56,6 @@ def run_status(path: Path) -> RunStatus:
         return RunStatus(
             state=State(result["state"]),
             step=result["step"],
-            steps=result["steps"],
             val_loss=math.nan if loss is None else loss,
             reason=result["reason"],
             step_seconds=result["seconds"]["step"],
@@ -83,7 +80,7 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
         runs: directory of run directories.
 
     Returns:
-        Columns sweep, experiment, preset, the axes, run_id, state, val_loss, step, steps, reason.
+        Columns sweep, experiment, preset, the axes, run_id, steps, state, val_loss, step, reason.
     """
     import pandas as pd
 
@@ -101,7 +98,6 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
                 "state": str(status.state),
                 "val_loss": status.val_loss,
                 "step": status.step,
-                "steps": status.steps,
                 "reason": status.reason,
             }
         )

@@ -1,12 +1,12 @@
 """The directory of one run: everything about it, and the only truth about its state.
 
-    config.yaml      frozen at submission; the worker never composes again
-    metrics.jsonl    one line per logged step, flushed
-    checkpoint/      atomic, verified, the last two
-    failure.json     the last failed attempt, if any
-    result.json      written last: done or diverged
-    log.txt          what the workers printed
-    lock             the owner, while there is one
+config.yaml      frozen at submission; the worker never composes again
+metrics.jsonl    one line per logged step, flushed
+checkpoint/      atomic, verified, the last two
+failure.json     the last failed attempt, if any
+result.json      written last: done or diverged
+log.txt          what the workers printed
+lock             the owner, while there is one
 """
 
 import json
@@ -94,9 +94,7 @@ class RunDir:
 
     def write_failure(self, reason: str, attempts: int) -> None:
         """Record that the run failed for good in this invocation; submitting again retries it."""
-        write_json(
-            self.path / "failure.json", {"reason": reason, "attempts": attempts, "log": self.log_tail(20)}
-        )
+        write_json(self.path / "failure.json", {"reason": reason, "attempts": attempts, "log": self.log_tail(20)})
 
     def clear_failure(self) -> None:
         """Forget an earlier failure, because the run is tried again."""

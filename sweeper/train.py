@@ -1,4 +1,4 @@
-"""Train one run, or a grid of them: `python -m sweeper.train [--multirun] [+sweep=NAME] [preset=NAME] [key=value …]`."""
+"""Train one run or a grid: `python -m sweeper.train [--multirun] [+sweep=NAME] [preset=NAME] [key=value …]`."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parent / "plugins"))
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent.parent / "conf"), config_name="config")
 def train(config: DictConfig) -> None:
     """Train the one run that `config` describes, in this process."""
     from sweeper.config import data_spec, depth_warning, resolve
@@ -43,7 +43,9 @@ def train(config: DictConfig) -> None:
         rundir.path,
         roots["data"],
         stop,
-        lambda p: print(f"step {p.step}/{p.steps}  loss {p.loss:.4f}  {p.tokens_per_second:,.0f} tokens/s", file=terminal),
+        lambda p: print(
+            f"step {p.step}/{p.steps}  loss {p.loss:.4f}  {p.tokens_per_second:,.0f} tokens/s", file=terminal
+        ),
     )
     if outcome in (Outcome.ERROR, Outcome.REFUSED, Outcome.OWNED, Outcome.STOPPED):
         raise UserError(f"{rundir.path}: {outcome}: {reason}")

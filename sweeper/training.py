@@ -68,12 +68,15 @@ class Trainer:
         self.model = model.to(self.device)
         if execution.compile:
             self.model.compile_blocks()
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.table), betas=config.betas, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.table), betas=config.betas, fused=True)
         self.step = 0
         self.val_loss = math.nan
-        self.seconds = {"step": 0.0, "validation": 0.0, "checkpoint": 0.0, "compile": 0.0}  # over all attempts
+        self.seconds = {
+            "step": 0.0,
+            "validation": 0.0,
+            "checkpoint": 0.0,
+            "compile": 0.0,
+        }  # over all attempts
 
     def run(self, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
         """Train until done, diverged or told to stop.
@@ -99,7 +102,7 @@ class Trainer:
                 f"validation.tokens={self.config.validation_tokens} exceeds the validation split, which has "
                 f"{rows.shape[0] * self.config.seq_len} in sequences of {self.config.seq_len}; lower it"
             )
-        parts = torch.from_numpy(rows).split(self.execution.micro_batch)
+        parts = torch.split(torch.from_numpy(rows), self.execution.micro_batch)
         with torch.no_grad():
             losses = torch.stack([self._loss(part) for part in parts])
         return float(losses.double().mean())
@@ -145,7 +148,7 @@ class Trainer:
         first = self.step * config.batch_sequences
         rows = torch.from_numpy(self.data.sequences(first, config.batch_sequences, config.seq_len, config.seed))
         loss = torch.zeros((), device=self.device)
-        for part in rows.split(self.execution.micro_batch):
+        for part in torch.split(rows, self.execution.micro_batch):
             part_loss = self._loss(part) * (len(part) / len(rows))
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()

@@ -101,7 +101,11 @@ class SweepView:
         if self._counts["earlier"]:
             parts.append(f"{self._counts['earlier']} done before")
         rate = sum(slot.event.get("tokens_per_second", 0.0) for slot in self._slots.values())
-        parts += [f"{rate:,.0f} tokens/s", f"elapsed {_clock(time.monotonic() - self._began)}", f"left {self._eta()}"]
+        parts += [
+            f"{rate:,.0f} tokens/s",
+            f"elapsed {_clock(time.monotonic() - self._began)}",
+            f"left {self._eta()}",
+        ]
         return " · ".join(parts)
 
     def _render(self) -> Group:

@@ -34,9 +34,7 @@ def files(path: str) -> list[Path]:
     """The readable files below a directory, sorted by relative name; `UserError` when there are none."""
     directory = Path(path).expanduser()
     if not directory.is_dir():
-        raise UserError(
-            f"data.path={path}: not a directory; give one with .txt, .jsonl or .parquet files in it"
-        )
+        raise UserError(f"data.path={path}: not a directory; give one with .txt, .jsonl or .parquet files in it")
     found = [file for file in directory.rglob("*") if file.suffix in _READERS and file.is_file()]
     if not found:
         raise UserError(f"data.path={path}: no .txt, .jsonl or .parquet file in it; put at least one there")
@@ -60,9 +58,7 @@ def _txt(file: Path, _text_column: str) -> Iterator[str]:
     try:
         yield file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: not UTF-8 at byte {error.start}; convert it, or leave it out of data.path"
-        ) from None
+        raise UserError(f"{file}: not UTF-8 at byte {error.start}; convert it, or leave it out of data.path") from None
 
 
 def _jsonl(file: Path, text_column: str) -> Iterator[str]:
@@ -73,9 +69,7 @@ def _jsonl(file: Path, text_column: str) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except ValueError:
-                raise UserError(
-                    f"{file}, line {number}: not JSON; a .jsonl file holds one object a line"
-                ) from None
+                raise UserError(f"{file}, line {number}: not JSON; a .jsonl file holds one object a line") from None
             if not isinstance(row, dict) or text_column not in row:
                 has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
                 raise _no_column(f"{file}, line {number}", text_column, has)
@@ -104,9 +98,7 @@ def _parquet(file: Path, text_column: str) -> Iterator[str]:
 def _checked(value: object, place: str, text_column: str) -> str:
     if not isinstance(value, str):
         what = "null" if value is None else f"a {type(value).__name__}"
-        raise UserError(
-            f"{place}: {text_column!r} is {what}, must be text; drop the row or set data.text_column=NAME"
-        )
+        raise UserError(f"{place}: {text_column!r} is {what}, must be text; drop the row or set data.text_column=NAME")
     return value
 
 

@@ -83,16 +83,11 @@ class Manifest:
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))
             if stated["format"] != FORMAT_VERSION:
-                raise UserError(
-                    f"{path}: format {stated['format']}, this version reads {FORMAT_VERSION}; {way_out}"
-                )
+                raise UserError(f"{path}: format {stated['format']}, this version reads {FORMAT_VERSION}; {way_out}")
             manifest = cls(
                 vocab_size=stated["vocab_size"],
                 dtype=stated["dtype"],
-                splits={
-                    name: tuple(Shard(**shard) for shard in shards)
-                    for name, shards in stated["splits"].items()
-                },
+                splits={name: tuple(Shard(**shard) for shard in shards) for name, shards in stated["splits"].items()},
                 text_bytes=stated["text_bytes"],
                 documents=stated["documents"],
                 source=stated["source"],

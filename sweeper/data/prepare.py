@@ -57,9 +57,7 @@ def prepare_data(spec: DataSpec, root: Path, report: wheels.Report) -> Manifest:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
-            f"{root}: the disk is full; free some space there or choose another data folder"
-        ) from None
+        raise UserError(f"{root}: the disk is full; free some space there or choose another data folder") from None
     manifest = Manifest.read(directory)
     report(
         f"prepared {manifest.directory}: {manifest.tokens('train'):,} training tokens in "

@@ -60,9 +60,7 @@ class DataSpec:
                 "data.path=DIR reads a directory of your own"
             )
         if self.name == "local" and not self.path:
-            raise UserError(
-                "data.name=local needs data.path=DIR, a directory of .txt, .jsonl or .parquet files"
-            )
+            raise UserError("data.name=local needs data.path=DIR, a directory of .txt, .jsonl or .parquet files")
         if self.shard_tokens < 1:
             raise UserError(f"data.shard_tokens={self.shard_tokens}: must be at least 1 token")
         if not 0 < self.val_fraction < 1:

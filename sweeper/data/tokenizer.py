@@ -58,9 +58,7 @@ class Tokenizer:
         return {"kind": self.kind, "vocab_size": self.vocab_size, "bos": self.bos, "sha256": digest}
 
 
-def build_tokenizer(
-    spec: TokenizerSpec, texts: Iterable[str], root: Path, report: wheels.Report
-) -> Tokenizer:
+def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, report: wheels.Report) -> Tokenizer:
     """The tokenizer that `spec` names: trained on `texts` (bpe), or fetched below `root` (llama3)."""
     if spec.kind == "llama3":
         path = wheels.fetch(wheels.LLAMA3, root, report)
@@ -114,23 +112,16 @@ def llama3(model: bytes) -> Tokenizer:
     import tiktoken
 
     ranks = {
-        base64.b64decode(token): int(rank)
-        for token, rank in (line.split() for line in model.splitlines() if line)
+        base64.b64decode(token): int(rank) for token, rank in (line.split() for line in model.splitlines() if line)
     }
-    reserved = (
-        f"<|reserved_special_token_{2 + i}|>" for i in range(_LLAMA3_N_SPECIAL - len(_LLAMA3_SPECIAL))
-    )
+    reserved = (f"<|reserved_special_token_{2 + i}|>" for i in range(_LLAMA3_N_SPECIAL - len(_LLAMA3_SPECIAL)))
     special = {name: len(ranks) + i for i, name in enumerate((*_LLAMA3_SPECIAL, *reserved))}
-    encoding = tiktoken.Encoding(
-        "llama3", pat_str=_LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=special
-    )
+    encoding = tiktoken.Encoding("llama3", pat_str=_LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=special)
     n_threads = os.cpu_count() or 1
 
     def encode(batch: Sequence[str]) -> list[list[int]]:
         pieces = [list(cut(text)) for text in batch]
-        encoded = iter(
-            encoding.encode_ordinary_batch([p for cuts in pieces for p in cuts], num_threads=n_threads)
-        )
+        encoded = iter(encoding.encode_ordinary_batch([p for cuts in pieces for p in cuts], num_threads=n_threads))
         return [[token for _ in cuts for token in next(encoded)] for cuts in pieces]
 
     return Tokenizer(

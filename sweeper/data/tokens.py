@@ -79,9 +79,7 @@ class TokenData:
         """
         n = min(self._val.n_windows(seq_len), max_tokens // seq_len)
         if n < 1:
-            raise UserError(
-                f"validation over {max_tokens} tokens: must be at least one sequence of {seq_len} tokens"
-            )
+            raise UserError(f"validation over {max_tokens} tokens: must be at least one sequence of {seq_len} tokens")
         rows = np.empty((n, seq_len + 1), dtype=np.int64)
         for row in range(n):
             self._val.read(row * seq_len, rows[row])
@@ -115,9 +113,7 @@ class _TokenStream:
                     f"delete the folder {directory} and prepare the data again"
                 )
             self._shards.append(np.memmap(path, dtype=dtype, mode="r", shape=(shard.tokens,)))
-        self._starts = np.array(
-            [0, *accumulate(shard.tokens for shard in manifest.splits[split])], dtype=np.int64
-        )
+        self._starts = np.array([0, *accumulate(shard.tokens for shard in manifest.splits[split])], dtype=np.int64)
 
     def n_windows(self, seq_len: int) -> int:
         n_tokens = int(self._starts[-1])

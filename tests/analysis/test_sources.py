@@ -37,9 +37,7 @@ def records(monkeypatch: pytest.MonkeyPatch, cell_table: CellTable) -> list[tupl
     return asked
 
 
-def test_newest_sweep_beside_the_runs_is_the_default(
-    records: list[tuple[Path, Path]], tmp_path: Path
-) -> None:
+def test_newest_sweep_beside_the_runs_is_the_default(records: list[tuple[Path, Path]], tmp_path: Path) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "first.json").touch()
     (tmp_path / "sweeps" / "second.json").touch()
@@ -70,9 +68,7 @@ def test_stored_results_are_read_from_file_or_directory(cell_table: CellTable, t
     assert from_file[sources.CELL_KEY].apply(tuple, axis=1).is_monotonic_increasing
 
 
-def test_stored_results_hold_other_experiments_and_sweeps_apart(
-    cell_table: CellTable, tmp_path: Path
-) -> None:
+def test_stored_results_hold_other_experiments_and_sweeps_apart(cell_table: CellTable, tmp_path: Path) -> None:
     other = cell_table().assign(experiment="depth", sweep="depth-1")
     second = cell_table().assign(sweep="second")
     pd.concat([cell_table(), other]).to_parquet(tmp_path / "cells.parquet")

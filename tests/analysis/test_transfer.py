@@ -24,9 +24,7 @@ WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]
     curvature=st.floats(1e-3, 10.0),
     floor=st.floats(0.1, 12.0),
 )
-def test_planted_parabola_is_recovered(
-    rates: np.ndarray, position: float, curvature: float, floor: float
-) -> None:
+def test_planted_parabola_is_recovered(rates: np.ndarray, position: float, curvature: float, floor: float) -> None:
     x = np.log2(rates)
     lowest, highest = (
         (x[0] + x[1]) / 2 + 1e-6,

@@ -18,9 +18,7 @@ class LocalLauncher(Launcher):
     def __init__(self, workers: int | None, plan_only: bool) -> None:
         self._workers, self._plan_only = workers, plan_only
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once the master configuration is known."""
         self._context, self._config = hydra_context, config
 
@@ -28,9 +26,7 @@ class LocalLauncher(Launcher):
         """Carry out all jobs; their results are in their run directories, not in the return value."""
         from sweeper.launch import launch_local
 
-        launch_local(
-            self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only
-        )
+        launch_local(self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only)
         return []
 
 
@@ -41,7 +37,8 @@ class GridSweeper(BasicSweeper):
         """Expand the axes and hand all jobs to the launcher at once."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        assert self.hydra_context is not None and self.launcher is not None
+        assert self.hydra_context is not None
+        assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         axes = [f"{key}={value}" for key, value in (self.params or {}).items()]
         overrides = parser.parse_overrides([*axes, *arguments])

@@ -21,13 +21,9 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [f"{i}. " + " ".join(draw.choices(WORDS, k=draw.randint(20, 90))) + ".\n" for i in range(count)]
 
 
-def local_spec(
-    path: Path, vocab_size: int = 300, shard_tokens: int = 1000, val_fraction: float = 0.2
-) -> DataSpec:
+def local_spec(path: Path, vocab_size: int = 300, shard_tokens: int = 1000, val_fraction: float = 0.2) -> DataSpec:
     """A spec that reads `path`, with shards short enough for windows to straddle them."""
-    return DataSpec(
-        "wikipedia", str(path), "text", TokenizerSpec("bpe", vocab_size), shard_tokens, val_fraction
-    )
+    return DataSpec("wikipedia", str(path), "text", TokenizerSpec("bpe", vocab_size), shard_tokens, val_fraction)
 
 
 def write_txt(directory: Path, documents: list[str]) -> Path:

@@ -1,6 +1,7 @@
 """Preparation is deterministic, done once, and either whole or not there."""
 
 import errno
+import fcntl
 import json
 import re
 import subprocess
@@ -49,9 +50,7 @@ def test_the_batch_size_of_tokenization_changes_nothing(
     assert any("million characters" in line for line in lines)
 
 
-def test_what_is_prepared_is_not_prepared_again(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_prepared_is_not_prepared_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     first = prepare_data(local_spec(corpus), tmp_path / "data", lines.append)
     assert lines
@@ -109,9 +108,7 @@ def test_documents_are_parted_by_bos_and_decode_to_their_text(corpus: Path, tmp_
 
     manifest = prepare_data(local_spec(corpus), tmp_path / "data", quiet)
     directory = tmp_path / "data" / manifest.directory
-    tokens = np.concatenate(
-        [np.fromfile(directory / shard.file, "<u2") for shard in manifest.splits["train"]]
-    )
+    tokens = np.concatenate([np.fromfile(directory / shard.file, "<u2") for shard in manifest.splits["train"]])
     starts = [*np.flatnonzero(tokens == manifest.tokenizer["bos"]), len(tokens)]
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     decoded = [tokenizer.decode(tokens[a:b].tolist()) for a, b in pairwise(starts)]
@@ -129,7 +126,8 @@ def test_wikipedia_needs_no_network_once_its_wheels_are_there(wikipedia_root: Pa
 def test_processes_that_start_together_leave_one_prepared_directory(corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     spec = local_spec(corpus)
-    code = f"from pathlib import Path; from sweeper.data import *; prepare_data({spec!r}, Path({str(root)!r}), print)"
+    call = f"prepare_data({spec!r}, pathlib.Path({str(root)!r}), print)"
+    code = f"import pathlib; from sweeper.data import *; {call}"
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     manifest = find_data(spec, root)
@@ -137,16 +135,14 @@ def test_processes_that_start_together_leave_one_prepared_directory(corpus: Path
     assert [path.name for path in root.iterdir() if path.is_dir()] == [manifest.directory]
 
 
-def test_without_locks_the_first_to_finish_wins(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_the_first_to_finish_wins(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "data"
     winner = prepare_data(local_spec(corpus), root, quiet)
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(prepare.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     monkeypatch.setattr(prepare, "_find", lambda _: None)
     assert prepare_data(local_spec(corpus), root, quiet) == winner
     assert [path.name for path in root.iterdir() if path.is_dir()] == [winner.directory]
@@ -178,9 +174,7 @@ def test_a_split_without_documents_is_an_error(tmp_path: Path) -> None:
     one = write_txt(tmp_path / "one", [texts(1)[0] * 20])
     with pytest.raises(UserError, match=r"no document falls into the val split at data\.val_fraction=0\.001"):
         prepare_data(local_spec(one, vocab_size=260, val_fraction=0.001), tmp_path / "data", quiet)
-    with pytest.raises(
-        UserError, match=r"no document falls into the train split at data\.val_fraction=0\.999"
-    ):
+    with pytest.raises(UserError, match=r"no document falls into the train split at data\.val_fraction=0\.999"):
         prepare_data(local_spec(one, val_fraction=0.999), tmp_path / "data", quiet)
 
 
@@ -199,9 +193,7 @@ def test_a_bpe_holds_every_byte_and_reads_special_tokens_in_a_text_as_text() -> 
 
 
 def test_too_little_text_for_the_vocabulary_is_an_error() -> None:
-    with pytest.raises(
-        UserError, match=r"data\.tokenizer\.vocab_size=5000: the training text yields only \d+ entries"
-    ):
+    with pytest.raises(UserError, match=r"data\.tokenizer\.vocab_size=5000: the training text yields only \d+ entries"):
         train_bpe(5000, ["only this"])
 
 
@@ -219,9 +211,7 @@ def test_pieces_join_to_the_text_and_none_is_too_long(text: str) -> None:
 
 def test_the_package_is_imported_without_its_heavy_libraries() -> None:
     code = "import sys, sweeper.data; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "tokenizers", "tiktoken", "pyarrow", "datasets", "pandas"} & set(loaded)
 
 

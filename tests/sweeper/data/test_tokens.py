@@ -41,9 +41,7 @@ def test_order_of_asking_changes_nothing(token_data: TokenData) -> None:
 
 @pytest.mark.parametrize("seq_len", [7, 16, 333])
 @pytest.mark.parametrize("epoch", [0, 1, 5])
-def test_every_window_is_seen_once_an_epoch(
-    token_data: TokenData, root: Path, seq_len: int, epoch: int
-) -> None:
+def test_every_window_is_seen_once_an_epoch(token_data: TokenData, root: Path, seq_len: int, epoch: int) -> None:
     tokens = whole(token_data, "train", root)
     n = token_data.n_windows(seq_len)
     assert n == (len(tokens) - 1) // seq_len
@@ -107,9 +105,7 @@ def test_data_is_found_by_its_hash_wherever_it_lies(token_data: TokenData, copy:
 
 
 def test_an_unknown_hash_is_an_error_that_names_what_is_there(token_data: TokenData, copy: Path) -> None:
-    with pytest.raises(
-        UserError, match=rf"data 0123 not found below .*{token_data.manifest.hash}.*prepare it again"
-    ):
+    with pytest.raises(UserError, match=rf"data 0123 not found below .*{token_data.manifest.hash}.*prepare it again"):
         open_data("0123", copy)
     with pytest.raises(UserError, match="no prepared data"):
         open_data("0123", copy / "nowhere")
@@ -131,15 +127,11 @@ def test_a_broken_manifest_is_an_error_that_names_the_file(copy: Path, content: 
 
 
 @pytest.mark.parametrize("change", ["truncate", "remove"])
-def test_a_shard_of_the_wrong_size_is_an_error_that_names_it(
-    token_data: TokenData, copy: Path, change: str
-) -> None:
+def test_a_shard_of_the_wrong_size_is_an_error_that_names_it(token_data: TokenData, copy: Path, change: str) -> None:
     shard = next(copy.glob("local-*/train-00001.bin"))
     if change == "remove":
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[:-2])
-    with pytest.raises(
-        UserError, match=r"train-00001\.bin: has \d+ bytes, must have 2000; delete the folder"
-    ):
+    with pytest.raises(UserError, match=r"train-00001\.bin: has \d+ bytes, must have 2000; delete the folder"):
         open_data(token_data.manifest.hash, copy)

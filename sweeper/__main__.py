@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
             _table(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_status)
 
 
 def _multirun(command: str, overrides: list[str]) -> None:

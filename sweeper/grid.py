@@ -5,44 +5,52 @@ values almost everywhere and in config groups (a panel) almost nowhere: compose 
 not a varying plain value, and set the values on a copy.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import OverrideType
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sweeper.config import check_rates
 
 
-def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """The task configuration of every job, equal to what Hydra composes for it.
+def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
+    """The task configuration of every job in turn, equal to what Hydra composes for it.
 
     Args:
         context: of the running Hydra application.
         config: the multirun's master configuration.
-        jobs: overrides of each job.
+        jobs: overrides of each job; all have the same keys, as the points of a grid do.
+
+    Yields:
+        A configuration that is valid until the next one is asked for: jobs that differ in plain values only share it.
     """
     loader = context.config_loader
     parser = OverridesParser.create(config_loader=loader)
     parsed = {text: parser.parse_override(text) for text in {text for job in jobs for text in job}}
     shared = set(jobs[0]).intersection(*jobs) if jobs else set()
+    keys = {override.key_or_group for text, override in parsed.items() if text not in shared}
+    groups = {key for key in keys if loader.get_group_options(key)}
+    plain = {
+        text
+        for text, override in parsed.items()
+        if text not in shared
+        and override.type == OverrideType.CHANGE
+        and override.package is None
+        and override.key_or_group not in groups
+    }
     bases: dict[tuple[str, ...], DictConfig] = {}
-    composed = []
     for job in jobs:
-        values = [text for text in job if text not in shared and _is_plain_value(parsed[text], loader)]
-        rest = tuple(text for text in job if text not in values)
+        rest = tuple(text for text in job if text not in plain)
         if rest not in bases:
-            base = loader.load_sweep_config(config, list(rest))
-            with open_dict(base):
-                del base["hydra"]
-            bases[rest] = base
-        job_config = bases[rest].copy()
-        for text in values:
-            OmegaConf.update(job_config, parsed[text].key_or_group, parsed[text].value(), merge=True)
-        composed.append(job_config)
-    return composed
+            bases[rest] = loader.load_sweep_config(config, list(rest))
+            with open_dict(bases[rest]):
+                del bases[rest]["hydra"]
+        for text in job:
+            if text in plain:
+                OmegaConf.update(bases[rest], parsed[text].key_or_group, parsed[text].value(), merge=True)
+        yield bases[rest]
 
 
 def check_axes(jobs: Sequence[Sequence[str]]) -> None:
@@ -59,14 +67,6 @@ def check_axes(jobs: Sequence[Sequence[str]]) -> None:
                 rates[value] = None
     if rates:
         check_rates("optimizer.base_lr", [_number(rate) for rate in rates])
-
-
-def _is_plain_value(override: Override, loader: Any) -> bool:
-    return (
-        override.type == OverrideType.CHANGE
-        and override.package is None
-        and not loader.get_group_options(override.key_or_group)
-    )
 
 
 def _number(text: str) -> float:

@@ -13,7 +13,7 @@ from rich.console import Console
 from sweeper.calibrate import measured_step_times
 from sweeper.config import ResolvedRun, check_rates, data_spec, depth_warning, resolve
 from sweeper.data import DataSpec, find_data, prepare_data
-from sweeper.errors import UserError
+from sweeper.errors import SweepIncomplete, UserError
 from sweeper.grid import check_axes, compose_jobs
 from sweeper.outcome import Outcome
 from sweeper.plan import Plan, StepTimes, learned_step_times, print_plan
@@ -59,20 +59,17 @@ def launch_local(
     console = Console()
     check_rates("grid.base_lr", list(config.grid.base_lr))
     check_axes(jobs)
-    composed = compose_jobs(context, config, jobs)
-    if not composed:
-        raise UserError("the grid is empty; give every axis at least one value")
     roots = Roots(*(Path(str(config.paths[name])) for name in ("runs", "sweeps", "data")))
     name = sweep_name(config)
-    specs = [data_spec(job) for job in composed]
-    found = {spec: find_data(spec, roots.data) for spec in set(specs)}
-    hashes = {spec: manifest.hash if manifest else UNPREPARED for spec, manifest in found.items()}
-    resolved = [resolve(job, hashes[spec]) for job, spec in zip(composed, specs, strict=True)]
-    for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for run in resolved))):
+    points = [(data_spec(job), resolve(job, UNPREPARED)) for job in compose_jobs(context, config, jobs)]
+    if not points:
+        raise UserError("the grid is empty; give every axis at least one value")
+    for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for _, run in points))):
         console.print(f"warning: {warning}", style="yellow", highlight=False)
-    if not plan_only:
-        hashes = {spec: _prepared(spec, roots.data, console) for spec in hashes}
-        resolved = [resolve(job, hashes[spec]) for job, spec in zip(composed, specs, strict=True)]
+    hashes = {
+        spec: _manifest_hash(spec, roots.data, console, prepare=not plan_only) for spec in {spec for spec, _ in points}
+    }
+    resolved = [replace(run, config=replace(run.config, data=hashes[spec])) for spec, run in points]
     plan = _plan(name, config, resolved, roots.runs)
     first = next(iter(plan.runs.values()))
     slots = workers or default_workers(first)
@@ -108,7 +105,11 @@ def default_workers(run: ResolvedRun) -> int:
     return max(1, len(os.sched_getaffinity(0)) // run.execution.threads)
 
 
-def _prepared(spec: DataSpec, root: Path, console: Console) -> str:
+def _manifest_hash(spec: DataSpec, root: Path, console: Console, *, prepare: bool) -> str:
+    found = find_data(spec, root)
+    if found is not None or not prepare:
+        return found.hash if found else UNPREPARED
+
     def report(line: str) -> None:
         console.print(f"data: {line}", highlight=False, markup=False)
 
@@ -172,9 +173,9 @@ def _conclude(plan: Plan, outcomes: dict[str, Outcome], roots: Roots, console: C
         for line in RunDir(roots.runs / run_id).log_tail(5):
             console.print(f"    {line}", style="dim", highlight=False, markup=False)
     if failed:
-        raise UserError(
+        raise SweepIncomplete(
             f"{len(failed)} of {len(plan.runs)} runs failed; their logs are in {roots.runs}/<run>/log.txt; "
             "the same command tries them again"
         )
     if left:
-        raise UserError(f"stopped with {left} runs left; the same command goes on where this one stopped")
+        raise SweepIncomplete(f"stopped with {left} runs left; the same command goes on where this one stopped")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from rich.console import Console
@@ -78,36 +79,32 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
         console: where to print.
     """
     console.print(_grid_table(plan, times))
+    say = partial(console.print, highlight=False, soft_wrap=True)
     configs = [run.config for run in plan.runs.values()]
     todo = [plan.runs[run_id].config for run_id in plan.to_run]
     flops, attention = (sum(map(count, configs)) for count in (training_flops, attention_flops))
-    console.print(
+    say(
         f"{plan.sweep.name}: {len(plan.sweep.cells)} points, {len(configs)} distinct runs: "
         f"{plan.count(State.DONE)} done, {plan.count(State.DIVERGED)} diverged, "
         f"{plan.count(State.RUNNING)} running elsewhere, {len(todo)} to run",
-        highlight=False,
     )
-    console.print(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention", highlight=False)
+    say(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention")
     if not todo:
         return
     left = sum(training_flops(config) for config in todo)
     if times is not None:
         seconds = [times.run_seconds(config) for config in todo]
         wall = max(max(seconds), sum(seconds) / workers)
-        console.print(
+        say(
             f"time on this machine: {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) for {len(todo)} runs, "
             f"{workers} at once; longest run {max(seconds) / 60:.1f} minutes",
-            highlight=False,
-            soft_wrap=True,
         )
     elif any(run.execution.device == "cuda" for run in plan.runs.values()):
         hours = left / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
         longest = max(map(training_flops, todo)) / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
-        console.print(
+        say(
             f"GPU time: {hours:,.3g} {GPU_NAME}-hours at {GPU_UTILISATION:.0%} utilisation "
             f"(longest run {longest:,.3g})",
-            highlight=False,
-            soft_wrap=True,
         )
 
 

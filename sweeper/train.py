@@ -68,7 +68,7 @@ def _exit_with(error: Exception) -> int:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     details = " ".join(line for line in lines if not line.startswith(("object_type", "reference_type")))
     print(f"error: {details}", file=sys.stderr)
-    return 2
+    return error.exit_status if isinstance(error, UserError) else UserError.exit_status
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The training loop of one run: from its last checkpoint, or from the start, to a result."""
 
 import json
+import logging
 import math
 import resource
 import threading
@@ -21,6 +22,7 @@ from sweeper.run_config import Execution, RunConfig
 from sweeper.rundir import RunDir
 
 REPORT_SECONDS = 0.5
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -174,13 +176,20 @@ class Trainer:
         return loss
 
     def warm_up(self) -> None:
-        """Compile before the first timed step, on both graphs that the loop will use."""
+        """Compile before the first timed step, on both graphs that the loop will use.
+
+        Where the compiler is missing or fails the run goes on without: slower, and equal up to rounding.
+        """
         with self._timed("compile"):
             rows = torch.zeros(self.execution.micro_batch, self.config.seq_len + 1, dtype=torch.int64)
-            self._loss(rows).backward()  # type: ignore[no-untyped-call]
+            try:
+                self._loss(rows).backward()  # type: ignore[no-untyped-call]
+                with torch.no_grad():
+                    self._loss(rows)
+            except Exception as error:
+                log.warning("cannot compile the block (%s); going on without", str(error).splitlines()[0])
+                torch.compiler.set_stance("force_eager")
             self.optimizer.zero_grad()
-            with torch.no_grad():
-                self._loss(rows)
 
     def _resume(self) -> None:
         state = load_checkpoint(self.rundir.checkpoints, self.device)

@@ -1,0 +1,64 @@
+# `make help` lists what there is. Everything runs in .venv, which the first command that needs it sets up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PRESET ?= quick
+LAUNCHER ?= local
+ARGS ?=
+PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+.PHONY: help
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PRESET=smoke|quick|laptop|gpu|paper (now $(PRESET))  LAUNCHER=local (now $(LAUNCHER))"
+	@echo "  ARGS='key=value …' adds Hydra overrides, such as ARGS='data.path=my-texts'"
+
+.PHONY: setup
+setup: $(READY)  ## Create .venv with the pinned packages
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 found; install it or say PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "setting up $(VENV) with the pinned packages (once, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: sweep-lr-transfer
+sweep-lr-transfer: $(READY)  ## Train Figure 5's grid (what is not finished yet) and draw it
+	$(BIN)/python -m sweeper.train --multirun +sweep=lr_transfer preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
+	  || { status=$$?; [ $$status = 3 ] && $(BIN)/python analysis/plot_fig5.py; exit $$status; }
+	$(BIN)/python analysis/plot_fig5.py
+
+.PHONY: plan
+plan: $(READY)  ## Show Figure 5's grid, what of it is done and what the rest will cost
+	$(BIN)/loopsweep plan +sweep=lr_transfer preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+.PHONY: figures
+figures: $(READY)  ## Redraw Figure 5 from whatever has finished
+	$(BIN)/python analysis/plot_fig5.py
+
+.PHONY: test
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: lock
+lock: $(READY)  ## Pin what is installed in .venv now
+	@{ head -1 requirements.lock; \
+	  $(BIN)/pip freeze --all --exclude-editable | grep -v -e '^pip==' -e '^wheel==' | sed -E 's/^torch==([0-9.]+).*/torch==\1/'; } > .lock.new
+	@mv .lock.new requirements.lock
+
+.PHONY: clean
+clean:  ## Remove .venv and figures; runs, sweeps and data stay
+	rm -rf $(VENV) figures

@@ -28,22 +28,21 @@ class _HeadCrossEntropy(torch.autograd.Function):
         for start in range(0, n_tokens, chunk):
             h = hidden[start : start + chunk].to(dtype)  # (C, D)
             t = targets[start : start + chunk, None]  # (C, 1)
-            logits = (h @ head.T).float()  # (C, V)
-            log_z = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (log_z - logits.gather(1, t)).sum()
+            log_p = torch.log_softmax((h @ head.T).float(), dim=-1)  # (C, V)
+            total -= log_p.gather(1, t).sum()
             if grad_hidden is None or grad_head is None:
                 continue
-            # d(mean nll)/d(logits) = (softmax - onehot) / n_tokens, written over the logits
-            grad = logits.sub_(log_z).exp_()
+            # d(nll)/d(logits) = softmax - onehot, written over the log-probabilities
+            grad = log_p.exp_()
             grad.scatter_add_(1, t, grad.new_full((), -1.0).expand_as(t))
-            grad = grad.div_(n_tokens).to(dtype)
+            grad = grad.to(dtype)
             grad_hidden[start : start + chunk] = grad @ head
             if dtype == weight.dtype:
                 grad_head.addmm_(grad.T, h)
             else:
                 grad_head += grad.T @ h
-        if needs_grad:
-            ctx.save_for_backward(grad_hidden, grad_head)
+        if grad_hidden is not None and grad_head is not None:
+            ctx.save_for_backward(grad_hidden.div_(n_tokens), grad_head.div_(n_tokens))
         return total / n_tokens
 
     @staticmethod

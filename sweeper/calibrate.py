@@ -18,6 +18,7 @@ from typing import Any, cast
 from sweeper.config import ResolvedRun
 from sweeper.files import read_json, write_json
 from sweeper.plan import StepTimes
+from sweeper.pool import worker_environment
 from sweeper.provenance import provenance
 from sweeper.run_config import Execution, RunConfig
 
@@ -45,9 +46,11 @@ def measured_step_times(run: ResolvedRun, workers: int, cache: Path) -> StepTime
     key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
     known = read_json(cache) or {}
     if key not in known:
+        environment = worker_environment(run.execution.threads)
         command = [sys.executable, "-m", "sweeper.calibrate"]
         children = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            for _ in range(workers)
         ]
         for child in children:
             assert child.stdin is not None

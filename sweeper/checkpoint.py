@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sweeper.errors import UserError
 from sweeper.files import read_json, replacing, write_json
 
 KEEP = 2
@@ -45,11 +46,19 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any] | N
     losses, later.
     """
     for path in sorted(directory.glob("step-*.pt"), reverse=True):
-        record = read_json(path.with_suffix(".json"))
         content = path.read_bytes()
-        if record is None or hashlib.sha256(content).hexdigest() != record["sha256"]:
+        if hashlib.sha256(content).hexdigest() != _recorded_checksum(path):
             log.warning("checkpoint %s is damaged; falling back to the one before it", path.name)
             continue
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         return state
     return None
+
+
+def _recorded_checksum(checkpoint: Path) -> str | None:
+    """What its writer noted; None where that is missing or torn, as a kill between the two files leaves it."""
+    try:
+        record = read_json(checkpoint.with_suffix(".json"))
+    except UserError:
+        return None
+    return record.get("sha256") if isinstance(record, dict) else None

@@ -4,7 +4,7 @@ Values live in `conf/`; here are only names and types, so that an unknown key or
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -189,6 +189,7 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         UserError: for a value that is missing, unknown or impossible; the message names the key.
     """
     tree: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    _refuse_unknown(tree)
     _require_choice("precision", tree.precision, ("fp32", "bf16"))
     _require_choice("execution.device", tree.execution.device, ("cpu", "cuda"))
     _require_choice("scaling.rule", tree.scaling.rule, tuple(RULES))
@@ -294,6 +295,15 @@ def _positive_values(tree: Config) -> dict[str, float]:
             if value is not None:
                 values[f"{section}.{key}"] = value
     return values
+
+
+def _refuse_unknown(section: Any, prefix: str = "") -> None:
+    """Hydra refuses an unknown key, but not one that is added with `+`."""
+    for key, value in vars(section).items():
+        if key not in (known := type(section).__dataclass_fields__):
+            raise UserError(f"{prefix}{key} is unknown; allowed: {', '.join(known)}")
+        if is_dataclass(value):
+            _refuse_unknown(value, f"{prefix}{key}.")
 
 
 def _require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

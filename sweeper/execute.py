@@ -29,25 +29,29 @@ def execute_run(run_path: Path, data_root: Path, stop: threading.Event, report: 
     rundir = RunDir(run_path)
     try:
         with RunLock(rundir.lock, stop), _logging_to(rundir.log):
-            finished = rundir.result()
-            if finished is not None:
-                return Outcome(finished["state"]), finished["reason"]
-            config, execution = rundir.load()
-            rundir.clear_failure()
             try:
-                outcome = Trainer(rundir, config, execution, open_data(config.data, data_root)).run(stop, report)
+                return _train(rundir, data_root, stop, report)
             except UserError as error:
                 print(redact(str(error)), flush=True)
                 return Outcome.REFUSED, redact(str(error))
             except Exception as error:
                 print(redact(traceback.format_exc()), flush=True)
                 return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
-            if outcome is None:
-                return Outcome.STOPPED, "stopped; the next submission resumes it"
-            rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": provenance()})
-            return Outcome(outcome["state"]), outcome["reason"]
     except RunOwned as owner:
         return Outcome.OWNED, str(owner)
+
+
+def _train(rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter) -> tuple[Outcome, str]:
+    finished = rundir.result()
+    if finished is not None:
+        return Outcome(finished["state"]), finished["reason"]
+    config, execution = rundir.load()
+    rundir.clear_failure()
+    outcome = Trainer(rundir, config, execution, open_data(config.data, data_root)).run(stop, report)
+    if outcome is None:
+        return Outcome.STOPPED, "stopped; the next submission resumes it"
+    rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": provenance()})
+    return Outcome(outcome["state"]), outcome["reason"]
 
 
 @contextlib.contextmanager

@@ -57,6 +57,8 @@ def launch_local(
             written; at the end, if runs failed.
     """
     console = Console()
+    if workers is not None and workers < 1:
+        raise UserError(f"hydra.launcher.workers={workers} must be at least 1; null is as many as have room")
     check_rates("grid.base_lr", list(config.grid.base_lr))
     check_axes(jobs)
     roots = Roots(*(Path(str(config.paths[name])) for name in ("runs", "sweeps", "data")))
@@ -72,14 +74,15 @@ def launch_local(
     resolved = [replace(run, config=replace(run.config, data=hashes[spec])) for spec, run in points]
     plan = _plan(name, config, resolved, roots.runs)
     first = next(iter(plan.runs.values()))
-    slots = workers or default_workers(first)
+    slots = default_workers(first) if workers is None else workers
     if plan_only:
         times = _step_times(plan, first, slots, roots.runs, console)
         print_plan(plan, times, slots, console)
         if UNPREPARED in hashes.values():
             console.print("data: not prepared yet; submitting prepares it first")
         return
-    for run_id, run in plan.runs.items():
+    for run_id in plan.to_run:
+        run = plan.runs[run_id]
         labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": str(config.preset)}
         RunDir(roots.runs / run_id).freeze(run.config, run.execution, labels)
     plan.sweep.save(roots.sweeps)

@@ -48,10 +48,13 @@ class RunDir:
         return self.path / "log.txt"
 
     def freeze(self, config: RunConfig, execution: Execution, labels: dict[str, Any]) -> None:
-        """Write config.yaml unless the run has one: what was submitted first is what runs."""
-        target = self.path / "config.yaml"
-        if target.exists():
+        """Write config.yaml, unless the run is finished.
+
+        An unfinished run that is submitted again takes the new `execution`; all else is the same by its identity.
+        """
+        if self.result() is not None:
             return
+        target = self.path / "config.yaml"
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"run": config.to_dict(), "execution": asdict(execution), "labels": labels}
         write_text(target, yaml.safe_dump(record, sort_keys=False))

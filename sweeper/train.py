@@ -22,6 +22,13 @@ register()
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent.parent / "conf"), config_name="config")
 def train(config: DictConfig) -> None:
     """Train the one run that `config` describes, in this process."""
+    try:
+        _train_one(config)
+    except (UserError, OmegaConfBaseException) as error:
+        sys.exit(_exit_with(error))  # from here, because Hydra prints a line of its own about errors of a task
+
+
+def _train_one(config: DictConfig) -> None:
     from sweeper.config import data_spec, depth_warning, resolve
     from sweeper.data import prepare_data
     from sweeper.execute import execute_run

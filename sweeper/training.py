@@ -119,16 +119,14 @@ class Trainer:
             with self._timed("step"):
                 line = self.train_step()
             if line is not None:
-                metrics.write(json.dumps(line) + "\n")
-                metrics.flush()
+                _write_line(metrics, line)
                 if not math.isfinite(line["loss"]):
                     return self._outcome("diverged", f"loss is {line['loss']} at step {self.step}")
             last = self.step == steps
             if last or self.step % execution.validate_every == 0:
                 with self._timed("validation"):
                     self.val_loss = self.validate()
-                metrics.write(json.dumps({"step": self.step, "val_loss": self.val_loss}) + "\n")
-                metrics.flush()
+                _write_line(metrics, {"step": self.step, "val_loss": self.val_loss})
             if last or self.step % execution.checkpoint_every == 0:
                 self._checkpoint()
             if line is not None and time.monotonic() - reported > REPORT_SECONDS:
@@ -227,3 +225,10 @@ class Trainer:
         began = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - began
+
+
+def _write_line(metrics: IO[str], line: dict[str, float]) -> None:
+    """Append one line and hand it to the system; JSON has no word for a number that is not finite, so null."""
+    finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
+    metrics.write(json.dumps(finite) + "\n")
+    metrics.flush()

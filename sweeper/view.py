@@ -122,7 +122,8 @@ class SweepView:
                     f"{event['tokens_per_second']:,.0f}",
                 )
             table.add_row(slot.run_id, *row)
-        bar = ProgressBar(total=sum(self._costs.values()), completed=self._done_cost(), width=60)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=sum(self._costs.values()), completed=self._done_cost(), width=60))
         return Group(bar, Text(self._summary()), table)
 
 

@@ -130,8 +130,8 @@ def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console:
     learned = learned_step_times(plan)
     if learned is not None or run.execution.device == "cuda" or not plan.to_run:
         return learned
-    with console.status("timing a few steps on this machine (once per shape)"):
-        return measured_step_times(run, workers, runs / "step-times.json")
+    console.print("timing a few steps on this machine (some 20 seconds, once per shape)")
+    return measured_step_times(run, workers, runs / "step-times.json")
 
 
 def _execute(plan: Plan, slots: int, roots: Roots, console: Console) -> None:

@@ -1,6 +1,7 @@
 """Carry out one run in this process: own it, train it, record how it ended."""
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -35,10 +36,23 @@ def execute_run(run_path: Path, data_root: Path, stop: threading.Event, report: 
                 print(redact(str(error)), flush=True)
                 return Outcome.REFUSED, redact(str(error))
             except Exception as error:
+                if _disk_is_full(error):
+                    raise  # the log is on the same disk
                 print(redact(traceback.format_exc()), flush=True)
                 return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
     except RunOwned as owner:
         return Outcome.OWNED, str(owner)
+    except UserError as error:
+        return Outcome.REFUSED, redact(str(error))
+    except OSError as error:
+        if not _disk_is_full(error):
+            raise
+        message = f"no space left for {run_path}: free some, or move it with paths.runs=DIR"
+        return Outcome.REFUSED, redact(message)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def _train(rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter) -> tuple[Outcome, str]:

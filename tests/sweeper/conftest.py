@@ -1,0 +1,250 @@
+"""A tiny run, text of one's own, and ways to start a sweep; nothing here needs the network or prepared data."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import sweeper.train  # registers the schema and the plugins
+from model import ModelConfig, parameter_table
+from sweeper.data import DataSpec, TokenData, TokenizerSpec, open_data, prepare_data
+from sweeper.run_config import Execution, RunConfig
+from sweeper.rundir import RunDir
+from sweeper.schedule import Schedule
+from sweeper.training import Trainer
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(sweeper.train.__file__).resolve().parents[1]
+DEADLINE_SECONDS = 120.0  # for conditions that a healthy machine meets in seconds
+
+RUN = RunConfig(
+    model=ModelConfig(
+        vocab_size=300,
+        d_model=16,
+        n_heads=1,
+        mlp_dim=40,
+        n_layers=1,
+        n_loops=2,
+        residual_scale=0.5,
+        max_seq_len=32,
+    ),
+    table=parameter_table(base_lr=8e-3, init_std=0.139, eps=1e-8, weight_decay=0.1, depth_multiplier=1),
+    betas=(0.9, 0.95),
+    grad_clip=1.0,
+    schedule=Schedule(steps=12, warmup=2, decay=4),
+    batch_sequences=4,
+    seq_len=32,
+    validation_tokens=512,
+    diverged_above=7.0,
+    data="0123456789abcdef",
+    seed=0,
+    precision="fp32",
+)
+EXECUTION = Execution(
+    device="cpu",
+    micro_batch=4,
+    compile=False,
+    recompute=False,
+    threads=1,
+    log_every=1,
+    validate_every=6,
+    checkpoint_every=4,
+)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def text_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of sixty .txt files, enough for a BPE of 512 and both splits."""
+    directory = tmp_path_factory.mktemp("text")
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(300)]
+    for i in range(60):
+        (directory / f"{i:02d}.txt").write_text(f"{i}. {' '.join(draw.choices(words, k=150))}.\n")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `run_data` lies. Not to be changed."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="session")
+def run_data(data_root: Path, text_dir: Path) -> TokenData:
+    """Tokens of a 300-entry BPE."""
+    spec = DataSpec("wikipedia", str(text_dir), "text", TokenizerSpec("bpe", 300), 100_000, 0.3)
+    return open_data(prepare_data(spec, data_root, lambda line: None).hash, data_root)
+
+
+@pytest.fixture(scope="session")
+def run_config(run_data: TokenData) -> RunConfig:
+    """Twelve steps of a two-loop model on `run_data`."""
+    return replace(RUN, data=run_data.manifest.hash)
+
+
+@pytest.fixture(scope="session")
+def execution() -> Execution:
+    """How `run_config` is carried out: every step logged, a checkpoint every four."""
+    return EXECUTION
+
+
+@pytest.fixture(scope="session")
+def literal_run() -> RunConfig:
+    """A run that depends on nothing but this file."""
+    return RUN
+
+
+@dataclass
+class Runs:
+    """Freezes and trains runs below one directory."""
+
+    root: Path
+    data: TokenData
+
+    def freeze(self, config: RunConfig, execution: Execution = EXECUTION) -> RunDir:
+        rundir = RunDir(self.root / config.run_id)
+        rundir.freeze(config, execution, {"rule": "linear", "preset": "test"})
+        return rundir
+
+    def train(
+        self, config: RunConfig, execution: Execution = EXECUTION, stop: threading.Event | None = None, data: Any = None
+    ) -> tuple[RunDir, dict[str, Any] | None]:
+        """Train in this process, without lock or result.json."""
+        rundir = self.freeze(config, execution)
+        trainer = Trainer(rundir, config, execution, data or self.data)
+        return rundir, trainer.run(stop or threading.Event(), lambda progress: None)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, run_data: TokenData) -> Runs:
+    """Runs in a directory of the test's own."""
+    return Runs(tmp_path / "runs", run_data)
+
+
+@pytest.fixture
+def reference_runs(tmp_path: Path, run_data: TokenData) -> Runs:
+    """Another such directory, for runs that nothing happens to."""
+    return Runs(tmp_path / "reference", run_data)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """`wait_until(condition)`: returns once the condition holds, fails after a generous deadline."""
+
+    def wait(condition: Callable[[], object], what: str = "the condition") -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        pause = threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not hold within {DEADLINE_SECONDS:g} s"
+            pause.wait(0.002)
+
+    return wait
+
+
+@dataclass
+class SweepDir:
+    """The smoke sweep on local text, below one directory, as a user would type it."""
+
+    path: Path
+    text: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    def overrides(self, *more: str) -> list[str]:
+        paths = [f"paths.{name}={self.path / name}" for name in ("runs", "sweeps", "data")]
+        data = [f"data.path={self.text}", "data.val_fraction=0.3"]
+        return ["+sweep=lr_transfer", "preset=smoke", *data, *paths, "hydra.launcher.workers=2", *more]
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        """Start the sweep in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeper.train", "--multirun", *self.overrides(*more)],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """Carry out the sweep to its end."""
+        process = self.start(*more)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def metrics(self) -> dict[str, bytes]:
+        """metrics.jsonl of every run."""
+        return {path.parent.name: path.read_bytes() for path in self.runs.glob("*/metrics.jsonl")}
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """result.json of every finished run."""
+        return {path.parent.name: json.loads(path.read_text()) for path in self.runs.glob("*/result.json")}
+
+    def logged_lines(self) -> int:
+        """Lines of all metrics together."""
+        return sum(content.count(b"\n") for content in self.metrics().values())
+
+
+@pytest.fixture
+def sweep_dir(tmp_path: Path, text_dir: Path) -> SweepDir:
+    """A smoke sweep that has not been started."""
+    return SweepDir(tmp_path, text_dir)
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> SweepDir:
+    """The smoke sweep carried out once, undisturbed, with things in its environment that no record may show."""
+    home = tmp_path_factory.mktemp("home-of-somebody")
+    planted = {"HOME": str(home), "PLANTED_API_KEY": "planted-secret-0451", "PLANTED_PLAIN": "planted-value-0452"}
+    sweep = SweepDir(tmp_path_factory.mktemp("sweep"), text_dir, planted)
+    done = sweep.run()
+    assert done.returncode == 0, done.stderr
+    return sweep
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a command line ended: exit status, and what stood on standard output and error."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """`command_line(*arguments)`: `python -m sweeper.train` in this process."""
+
+    def call(*arguments: str) -> Told:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["sweeper.train", *arguments])
+        status = 0
+        try:
+            sweeper.train.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        return Told(status, *capfd.readouterr())
+
+    return call

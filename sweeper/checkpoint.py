@@ -1,7 +1,6 @@
 """Checkpoints: written atomically, verified on loading, the last two kept."""
 
 import hashlib
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,10 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
         UserError: if the disk is full; earlier checkpoints stay.
     """
     directory.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getbuffer()
     target = directory / f"step-{step:08d}.pt"
     with replacing(target) as file:
-        file.write(content)
-    write_json(target.with_suffix(".json"), {"step": step, "sha256": hashlib.sha256(content).hexdigest()})
+        torch.save(state, file)
+    write_json(target.with_suffix(".json"), {"step": step, "sha256": _checksum(target)})
     for old in sorted(directory.glob("step-*.pt"))[:-KEEP]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
@@ -46,13 +42,17 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any] | N
     losses, later.
     """
     for path in sorted(directory.glob("step-*.pt"), reverse=True):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != _recorded_checksum(path):
+        if _checksum(path) != _recorded_checksum(path):
             log.warning("checkpoint %s is damaged; falling back to the one before it", path.name)
             continue
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         return state
     return None
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recorded_checksum(checkpoint: Path) -> str | None:

@@ -26,8 +26,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a failed write into a RuntimeError of its own.
+        origin = error if isinstance(error, OSError) else error.__context__
+        if isinstance(origin, OSError) and origin.errno == errno.ENOSPC:
             raise UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR") from error
         raise
     finally:

@@ -1,5 +1,6 @@
 """Checkpoints are whole, verified, the last two, and never run code."""
 
+import errno
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from sweeper.checkpoint import load_checkpoint, save_checkpoint
+from sweeper.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -91,3 +93,24 @@ def test_code_in_a_checkpoint_is_refused_and_not_executed(tmp_path: Path) -> Non
     assert not mark.exists()
     torch.load(path, weights_only=False)  # the bomb is live
     assert mark.exists()
+
+
+def test_a_full_disk_is_named_and_earlier_checkpoints_stay(tmp_path, monkeypatch) -> None:
+    """`torch.save` hides the system's error in a RuntimeError; here the write itself fails."""
+    saved(tmp_path, 1)
+
+    class FullDisk(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real_open = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r", **kw: FullDisk() if mode == "wb" else real_open(path, mode, **kw)
+    )
+    with pytest.raises(UserError, match=r"no space left .* paths\.runs=DIR"):
+        saved(tmp_path, 2)
+    monkeypatch.undo()
+    loaded = load_checkpoint(tmp_path, CPU)
+    assert loaded is not None
+    assert loaded["step"] == 1
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["step-00000001.pt"]

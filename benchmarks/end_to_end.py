@@ -98,6 +98,7 @@ def paper_shape(scratch: Path) -> dict[str, Any]:
     steps = ["schedule.steps=3", "schedule.warmup=1", "schedule.decay=1", "batch.sequences=1", "batch.seq_len=512"]
     how = ["precision=fp32", "validation.tokens=512", "execution.device=cpu", f"execution.threads={CORES}"]
     how += ["execution.micro_batch=1", "execution.compile=false", "execution.recompute=false", "diverged_above=20"]
+    how += ["execution.log_every=1"]
     wall = _timed([*TRAIN, *shape, *steps, *how, *_paths(scratch)])
     [path] = (scratch / "runs").glob("L*")
     result = RunDir(path).result()

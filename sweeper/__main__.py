@@ -1,4 +1,4 @@
-"""`loopsweep`: plan, submit and look at sweeps from one command."""
+"""`loopsweep`: plan and submit sweeps, and look after them, from one command."""
 
 import argparse
 import sys
@@ -6,33 +6,60 @@ from pathlib import Path
 
 from sweeper.errors import UserError
 
+GRID_COMMANDS = {
+    "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
+    "submit": "carry out a grid, here or on a cluster; finished runs are not run again",
+}
+SWEEP_COMMANDS = {
+    "status": "one row per cell of a sweep's grid",
+    "watch": "status, again and again, until nothing moves",
+    "retry": "submit failed, lost and timed-out runs again",
+    "cancel": "cancel a sweep's SLURM jobs; results and checkpoints stay",
+    "logs": "the last lines of what runs and their jobs printed",
+    "export": "write a sweep's cells as parquet",
+}
+
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `loopsweep` and `python -m sweeper`."""
-    parser = argparse.ArgumentParser(prog="loopsweep", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("plan", "show a grid, what of it is done and what the rest will cost; writes nothing"),
-        ("submit", "carry out a grid; finished runs are not run again"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("overrides", nargs="+", help="Hydra overrides, such as +sweep=lr_transfer preset=quick")
-    status = commands.add_parser("status", help="one row per cell of a sweep's grid")
-    export = commands.add_parser("export", help="write a sweep's cells as parquet")
-    for command in (status, export):
-        command.add_argument("sweep", nargs="?", help="name of the sweep (default: the newest)")
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="directory of runs")
-        command.add_argument("--sweeps", type=Path, default=Path("sweeps"), help="directory of sweep manifests")
-    export.add_argument("--out", type=Path, required=True, help="parquet file to write")
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
-        if arguments.command in ("plan", "submit"):
+        if arguments.command in GRID_COMMANDS:
             _multirun(arguments.command, arguments.overrides)
         else:
-            _table(arguments)
+            _on_sweep(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="loopsweep", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in GRID_COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("overrides", nargs="+", help="Hydra overrides, such as +sweep=lr_transfer preset=quick")
+    for name, text in SWEEP_COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("sweep", nargs="?", help="name of the sweep (default: the newest)")
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="directory of runs")
+        command.add_argument("--sweeps", type=Path, default=Path("sweeps"), help="directory of sweep manifests")
+        match name:
+            case "watch":
+                command.add_argument("--seconds", type=float, default=10.0, help="between refreshes")
+            case "retry":
+                command.add_argument(
+                    "--set", nargs="+", default=[], metavar="OPTION", help="SLURM options to change: mem=128G"
+                )
+                command.add_argument("--data", type=Path, default=Path("data"), help="directory of prepared data")
+            case "logs":
+                command.add_argument("--run", help="part of a run's name (default: all that need a look)")
+                command.add_argument("--lines", type=int, default=20, help="of each log")
+            case "export":
+                command.add_argument("--out", type=Path, required=True, help="parquet file to write")
+    return parser
 
 
 def _multirun(command: str, overrides: list[str]) -> None:
@@ -43,27 +70,23 @@ def _multirun(command: str, overrides: list[str]) -> None:
     train.main()
 
 
-def _table(arguments: argparse.Namespace) -> None:
-    from sweeper.records import sweep_table
+def _on_sweep(arguments: argparse.Namespace) -> None:
+    from sweeper.commands import SweepCommands
 
-    table = sweep_table(_manifest(arguments.sweeps, arguments.sweep), arguments.runs)
-    if arguments.command == "export":
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(arguments.out, index=False)
-        print(f"wrote {len(table)} cells to {arguments.out}")
-        return
-    shown = table[["panel", "n_layers", "n_loops", "base_lr", "seed", "state", "step", "steps", "val_loss", "reason"]]
-    print(shown.to_string(index=False, na_rep="-"))
-    print(" · ".join(f"{count} {state}" for state, count in table["state"].value_counts().items()))
-
-
-def _manifest(sweeps: Path, name: str | None) -> Path:
-    if name is not None:
-        return sweeps / f"{name}.json"
-    manifests = sorted(sweeps.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if not manifests:
-        raise UserError(f"no sweep in {sweeps}; submit one: make sweep-lr-transfer")
-    return manifests[-1]
+    sweep = SweepCommands(arguments.sweeps, arguments.runs, arguments.sweep)
+    match arguments.command:
+        case "status":
+            sweep.status()
+        case "watch":
+            sweep.watch(arguments.seconds)
+        case "retry":
+            sweep.retry(arguments.data, arguments.set)
+        case "cancel":
+            sweep.cancel()
+        case "logs":
+            sweep.logs(arguments.run, arguments.lines)
+        case "export":
+            sweep.export(arguments.out)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,14 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
         old.unlink()
 
 
-def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint whose checksum holds, or None if there is none.
+def load_checkpoint(directory: Path, device: torch.device, step: int | None = None) -> dict[str, Any] | None:
+    """The newest checkpoint (or that of `step`) whose checksum holds, or None if there is none.
 
     A checkpoint that does not verify is skipped with a warning: the one before it, or a fresh start, gives the same
     losses, later.
     """
-    for path in sorted(directory.glob("step-*.pt"), reverse=True):
+    wanted = "step-*.pt" if step is None else f"step-{step:08d}.pt"
+    for path in sorted(directory.glob(wanted), reverse=True):
         if _checksum(path) != _recorded_checksum(path):
             log.warning("checkpoint %s is damaged; falling back to the one before it", path.name)
             continue

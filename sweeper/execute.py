@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,34 +15,41 @@ from sweeper.errors import UserError
 from sweeper.lock import RunLock, RunOwned
 from sweeper.outcome import Outcome
 from sweeper.provenance import provenance
+from sweeper.ranks import CalledOff, Seat
 from sweeper.redact import redact
 from sweeper.rundir import RunDir
-from sweeper.training import Reporter, Trainer
+from sweeper.training import Progress, Reporter, Trainer
+
+PROGRESS_SECONDS = 5.0  # between writes of progress.json
 
 
-def execute_run(run_path: Path, data_root: Path, stop: threading.Event, report: Reporter) -> tuple[Outcome, str]:
+def execute_run(
+    run_path: Path, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat | None = None
+) -> tuple[Outcome, str]:
     """Train the run in `run_path` to its end, or until `stop` is set.
 
-    A finished run is left as it is. Errors are written to the run's log and returned, not raised.
+    A finished run is left as it is. Errors are written to the run's log and returned, not raised. Where several
+    processes train the run together, rank 0 owns it and writes; the others follow it.
+
+    Args:
+        run_path: the run's directory.
+        data_root: directory of prepared data.
+        stop: ends the run at its next step, resumable.
+        report: called with progress.
+        seat: of this process; None if it trains alone.
 
     Returns:
         The outcome and, unless it went well, the reason in one line.
     """
-    rundir = RunDir(run_path)
+    rundir, seat = RunDir(run_path), seat or Seat()
+    if seat.rank > 0:
+        return _attempt(rundir, data_root, stop, report, seat)
     try:
         with RunLock(rundir.lock, stop), _logging_to(rundir.log):
-            try:
-                return _train(rundir, data_root, stop, report)
-            except UserError as error:
-                print(redact(str(error)), flush=True)
-                return Outcome.REFUSED, redact(str(error))
-            except Exception as error:
-                if _disk_is_full(error):
-                    raise  # the log is on the same disk
-                print(redact(traceback.format_exc()), flush=True)
-                return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
+            return _attempt(rundir, data_root, stop, report, seat)
     except RunOwned as owner:
-        return Outcome.OWNED, str(owner)
+        seat.call_off()
+        return Outcome.STOPPED if stop.is_set() else Outcome.OWNED, str(owner)
     except UserError as error:
         return Outcome.REFUSED, redact(str(error))
     except OSError as error:
@@ -55,17 +63,55 @@ def _disk_is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
-def _train(rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter) -> tuple[Outcome, str]:
-    finished = rundir.result()
+def _attempt(
+    rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat
+) -> tuple[Outcome, str]:
+    try:
+        return _train(rundir, data_root, stop, report, seat)
+    except CalledOff as reason:
+        return Outcome.OWNED, str(reason)
+    except UserError as error:
+        print(redact(str(error)), flush=True)
+        return Outcome.REFUSED, redact(str(error))
+    except Exception as error:
+        if _disk_is_full(error):
+            raise  # the log is on the same disk
+        print(redact(traceback.format_exc()), flush=True)
+        return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _train(rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat) -> tuple[Outcome, str]:
+    finished = rundir.result() if seat.rank == 0 else None
     if finished is not None:
+        seat.call_off()
         return Outcome(finished["state"]), finished["reason"]
     config, execution = rundir.load()
-    rundir.clear_failure()
-    outcome = Trainer(rundir, config, execution, open_data(config.data, data_root)).run(stop, report)
+    data = open_data(config.data, data_root)
+    ranks = seat.join(execution.device, stop)
+    if ranks.leads:
+        rundir.clear_failure()
+        report = _noting_progress(rundir, report)
+    outcome = Trainer(rundir, config, execution, data, ranks).run(stop, report)
+    ranks.leave()
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
-    rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": provenance()})
+    if ranks.leads:
+        rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": provenance()})
     return Outcome(outcome["state"]), outcome["reason"]
+
+
+def _noting_progress(rundir: RunDir, report: Reporter) -> Reporter:
+    """`report`, which also leaves speed and time left where `loopsweep status` on any machine finds them."""
+    written = -PROGRESS_SECONDS
+
+    def note(progress: Progress) -> None:
+        nonlocal written
+        report(progress)
+        if time.monotonic() - written >= PROGRESS_SECONDS:
+            written = time.monotonic()
+            rundir.write_progress(progress.tokens_per_second, progress.seconds_left)
+
+    return note
 
 
 @contextlib.contextmanager

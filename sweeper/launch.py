@@ -14,6 +14,7 @@ from sweeper.calibrate import measured_step_times
 from sweeper.config import ResolvedRun, check_rates, data_spec, depth_warning, resolve
 from sweeper.data import DataSpec, find_data, prepare_data
 from sweeper.errors import SweepIncomplete, UserError
+from sweeper.gpus import visible_gpus
 from sweeper.grid import check_axes, compose_jobs
 from sweeper.outcome import Outcome
 from sweeper.plan import Plan, StepTimes, learned_step_times, print_plan
@@ -59,34 +60,79 @@ def launch_local(
     console = Console()
     if workers is not None and workers < 1:
         raise UserError(f"hydra.launcher.workers={workers} must be at least 1; null is as many as have room")
+    grid = compose_grid(context, config, jobs, console, prepare=not plan_only)
+    first = next(iter(grid.plan.runs.values()))
+    slots = default_workers(first) if workers is None else workers
+    if plan_only:
+        times = _step_times(grid.plan, first, slots, grid.roots.runs, console)
+        print_plan(grid.plan, times, slots, console)
+        grid.say_what_is_missing(console)
+        return
+    grid.freeze()
+    execute_plan(grid.plan, slots, grid.roots, console)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A composed and checked grid, about to be planned or carried out.
+
+    Attributes:
+        plan: its runs and where they stand.
+        roots: where things lie.
+        preset: scale of the runs.
+        prepared: the data is there.
+    """
+
+    plan: Plan
+    roots: Roots
+    preset: str
+    prepared: bool
+
+    def freeze(self) -> None:
+        """Write the configuration of every run to carry out, and the sweep's manifest."""
+        for run_id in self.plan.to_run:
+            run = self.plan.runs[run_id]
+            labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": self.preset}
+            RunDir(self.roots.runs / run_id).freeze(run.config, run.execution, labels)
+        self.plan.sweep.save(self.roots.sweeps)
+
+    def say_what_is_missing(self, console: Console) -> None:
+        """After a plan: what submitting would do first."""
+        if not self.prepared:
+            console.print("data: not prepared yet; submitting prepares it first")
+
+
+def compose_grid(
+    context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]], console: Console, *, prepare: bool
+) -> Grid:
+    """Compose and check every grid point, whoever carries them out; prepare the data if asked to.
+
+    Raises:
+        UserError: for anything in the configuration or the data that the user has to change.
+    """
     check_rates("grid.base_lr", list(config.grid.base_lr))
     check_axes(jobs)
     roots = Roots(*(Path(str(config.paths[name])) for name in ("runs", "sweeps", "data")))
-    name = sweep_name(config)
     points = [(data_spec(job), resolve(job, UNPREPARED)) for job in compose_jobs(context, config, jobs)]
     if not points:
         raise UserError("the grid is empty; give every axis at least one value")
     for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for _, run in points))):
         console.print(f"warning: {warning}", style="yellow", highlight=False)
-    hashes = {
-        spec: _manifest_hash(spec, roots.data, console, prepare=not plan_only) for spec in {spec for spec, _ in points}
-    }
+    hashes = {spec: _manifest_hash(spec, roots.data, console, prepare=prepare) for spec in {spec for spec, _ in points}}
     resolved = [replace(run, config=replace(run.config, data=hashes[spec])) for spec, run in points]
-    plan = _plan(name, config, resolved, roots.runs)
-    first = next(iter(plan.runs.values()))
-    slots = default_workers(first) if workers is None else workers
-    if plan_only:
-        times = _step_times(plan, first, slots, roots.runs, console)
-        print_plan(plan, times, slots, console)
-        if UNPREPARED in hashes.values():
-            console.print("data: not prepared yet; submitting prepares it first")
-        return
-    for run_id in plan.to_run:
-        run = plan.runs[run_id]
-        labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": str(config.preset)}
-        RunDir(roots.runs / run_id).freeze(run.config, run.execution, labels)
-    plan.sweep.save(roots.sweeps)
-    _execute(plan, slots, roots, console)
+    plan = _plan(sweep_name(config), config, resolved, roots.runs)
+    return Grid(plan, roots, str(config.preset), prepared=UNPREPARED not in hashes.values())
+
+
+def saved_plan(sweep: Sweep, run_ids: Sequence[str], runs: Path) -> Plan:
+    """The plan for some runs of a sweep that was submitted before, from their frozen configurations.
+
+    Raises:
+        UserError: if a run's directory is not what it was.
+    """
+    axes = {cell["run_id"]: cell for cell in sweep.cells}
+    resolved = {run_id: ResolvedRun(*RunDir(runs / run_id).load(), axes[run_id]) for run_id in run_ids}
+    return Plan(sweep, resolved, {run_id: run_status(runs / run_id) for run_id in run_ids})
 
 
 def sweep_name(config: DictConfig) -> str:
@@ -104,7 +150,7 @@ def sweep_name(config: DictConfig) -> str:
 def default_workers(run: ResolvedRun) -> int:
     """Runs at once on this machine: one a GPU, or as many as have their CPU threads to themselves."""
     if run.execution.device == "cuda":
-        return max(1, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+        return max(1, len(visible_gpus()))
     return max(1, len(os.sched_getaffinity(0)) // run.execution.threads)
 
 
@@ -134,7 +180,12 @@ def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console:
     return measured_step_times(run, workers, runs / "step-times.json")
 
 
-def _execute(plan: Plan, slots: int, roots: Roots, console: Console) -> None:
+def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None:
+    """Carry out what is left of a frozen plan, `slots` runs at once.
+
+    Raises:
+        SweepIncomplete: if runs failed or are left.
+    """
     todo = plan.to_run
     print_plan(plan, learned_step_times(plan), slots, console)
     if not todo:

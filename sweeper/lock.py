@@ -3,6 +3,9 @@
 On one machine the process table tells at once whether an owner lives. Between machines, which share only the file
 system, the owner's heartbeat (the lock file's modification time) does. Taking a lock is serialised by `flock` on a
 guard file, so that two processes that find the same dead owner cannot both take over.
+
+A SLURM job that starts again, on another node, may find its own former self in the lock: killed without a word, or cut
+off and still at work. It waits for that heartbeat to stop instead of leaving the run to an owner that may be dead.
 """
 
 import fcntl
@@ -20,6 +23,7 @@ from sweeper.files import write_json
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0  # of silence after which an owner on another machine counts as dead
+POLL_SECONDS = 1.0
 EXIT_LOST = 75  # exit status of a process whose run was taken over
 
 
@@ -28,12 +32,13 @@ class RunOwned(Exception):
 
 
 def _machine() -> str:
-    """This boot of this machine; a restart makes every earlier owner dead."""
+    """This boot of this machine, as far as its process table reaches: containers have their own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        processes = Path("/proc/self/ns/pid").readlink().name
     except OSError:
-        boot = "-"
-    return f"{socket.gethostname()}/{boot}"
+        boot = processes = "-"
+    return f"{socket.gethostname()}/{boot}/{processes}"
 
 
 def _process_start(pid: int) -> str | None:
@@ -79,6 +84,7 @@ class RunLock:
     """
 
     def __init__(self, path: Path, stop: threading.Event) -> None:
+        self._job = os.environ.get("SLURM_JOB_ID")
         self._path = path
         self._stop = stop
         self._token = uuid.uuid4().hex
@@ -86,10 +92,18 @@ class RunLock:
         self._parent = os.getppid()
 
     def __enter__(self) -> "RunLock":
+        while (owner := self._take()) is not None:
+            former_self = self._job is not None and owner.get("job") == self._job
+            if not former_self or self._stop.wait(POLL_SECONDS):
+                raise RunOwned(f"owned by process {owner.get('pid')} on {owner.get('machine', '?').split('/')[0]}")
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return self
+
+    def _take(self) -> dict[str, Any] | None:
+        """Become the owner, or return the one that lives."""
         with self._guard():
             if is_alive(self._path):
-                owner = read_owner(self._path) or {}
-                raise RunOwned(f"owned by process {owner.get('pid')} on {owner.get('machine', '?').split('/')[0]}")
+                return read_owner(self._path) or {}
             pid = os.getpid()
             write_json(
                 self._path,
@@ -97,11 +111,11 @@ class RunLock:
                     "machine": _machine(),
                     "pid": pid,
                     "process_start": _process_start(pid),
+                    "job": self._job,
                     "token": self._token,
                 },
             )
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-        return self
+        return None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,12 +139,12 @@ class RunLock:
                 self._stop.set()
             os.utime(self._path)
 
-    def _guard(self) -> "_Guard":
-        return _Guard(self._path.with_name(f"{self._path.name}.guard"))
+    def _guard(self) -> "Guard":
+        return Guard(self._path.with_name(f"{self._path.name}.guard"))
 
 
-class _Guard:
-    """`flock` on a file, for the length of a `with` block."""
+class Guard:
+    """`flock` on a file, for the length of a `with` block; made if missing, never removed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -19,18 +19,18 @@ GPU_NAME, GPU_PEAK_FLOPS, GPU_UTILISATION = "H100", 989e12, 0.4  # dense bf16
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, its distinct runs in order of execution, and where each stands."""
+    """A sweep, its distinct runs in order of execution, where each stands, and which wait in a cluster's queue."""
 
     sweep: Sweep
     runs: dict[str, ResolvedRun]
     status: Mapping[str, RunStatus]
+    queued: frozenset[str] = frozenset()
 
     @property
     def to_run(self) -> list[str]:
         """Runs to carry out, the costliest first, so that the last workers end close together."""
-        open_runs = [
-            i for i in self.runs if self.status[i].state not in FINISHED and self.status[i].state != State.RUNNING
-        ]
+        taken = (*FINISHED, State.RUNNING, State.PREEMPTED)
+        open_runs = [i for i in self.runs if self.status[i].state not in taken and i not in self.queued]
         return sorted(open_runs, key=lambda run_id: -training_flops(self.runs[run_id].config))
 
     def count(self, *states: State) -> int:
@@ -69,6 +69,11 @@ def learned_step_times(plan: Plan) -> StepTimes | None:
     return StepTimes(seen) if len({applications for applications, _ in seen}) >= 2 else None
 
 
+def gpu_hours(config: RunConfig) -> float:
+    """Expected time of a run on one GPU."""
+    return training_flops(config) / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
+
+
 def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Console) -> None:
     """The grid as a table, then totals and the expected time.
 
@@ -86,12 +91,13 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
     say(
         f"{plan.sweep.name}: {len(plan.sweep.cells)} points, {len(configs)} distinct runs: "
         f"{plan.count(State.DONE)} done, {plan.count(State.DIVERGED)} diverged, "
-        f"{plan.count(State.RUNNING)} running elsewhere, {len(todo)} to run",
+        f"{plan.count(State.RUNNING)} running elsewhere, "
+        + (f"{len(plan.queued)} queued, " if plan.queued else "")
+        + f"{len(todo)} to run",
     )
     say(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention")
     if not todo:
         return
-    left = sum(training_flops(config) for config in todo)
     if times is not None:
         seconds = [times.run_seconds(config) for config in todo]
         wall = max(max(seconds), sum(seconds) / workers)
@@ -100,8 +106,7 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
             f"{workers} at once; longest run {max(seconds) / 60:.1f} minutes",
         )
     elif any(run.execution.device == "cuda" for run in plan.runs.values()):
-        hours = left / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
-        longest = max(map(training_flops, todo)) / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
+        hours, longest = sum(map(gpu_hours, todo)), max(map(gpu_hours, todo))
         say(
             f"GPU time: {hours:,.3g} {GPU_NAME}-hours at {GPU_UTILISATION:.0%} utilisation "
             f"(longest run {longest:,.3g})",

@@ -10,18 +10,20 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from sweeper.attempts import Attempts, PerSession
 from sweeper.errors import UserError
+from sweeper.gpus import visible_gpus
 from sweeper.outcome import Outcome
+from sweeper.ranks import Seat
 from sweeper.rundir import RunDir
 
-MAX_ATTEMPTS = 2
+MAX_EARLY_DEATHS = 2
 TICK_SECONDS = 0.25
 # Keep freed activations in the process instead of handing their pages back after every operation.
 ALLOCATOR = {
@@ -83,8 +85,13 @@ class Pool:
         data: directory of prepared data.
         workers: processes.
         threads: CPU threads of each.
-        gpus: give worker i the i-th GPU alone.
+        gpus: give worker i the i-th of the GPUs; they are shared if there are fewer than workers.
         view: is told what happens.
+        attempts: the rule for runs that fail.
+        seat: of this process among the ranks of a run; the pool then has one worker and one run.
+        first_gpu: which GPU worker 0 takes.
+        signals: which signals stop the pool in good order.
+        may_kill: a second signal kills the workers; where SLURM sends the signals, it does that itself.
     """
 
     runs: Path
@@ -93,15 +100,19 @@ class Pool:
     threads: int
     gpus: bool
     view: View
+    attempts: Attempts = field(default_factory=PerSession)
+    seat: Seat = field(default_factory=Seat)
+    first_gpu: int = 0
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+    may_kill: bool = True
+    received: list[int] = field(default_factory=list, init=False)  # signals, in order
     _queue: list[str] = field(default_factory=list, init=False)
-    _attempts: Counter[str] = field(default_factory=Counter, init=False)
     _outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict, init=False)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector, init=False)
-    _stop_requests: int = field(default=0, init=False)
     _early_deaths: int = field(default=0, init=False)
 
     def run(self, run_ids: Sequence[str]) -> dict[str, tuple[Outcome, str]]:
-        """Carry out all runs, or as many as there is time for before SIGINT or SIGTERM.
+        """Carry out all runs, or as many as there is time for before a signal.
 
         Returns:
             Outcome and reason of every run that was started.
@@ -124,8 +135,8 @@ class Pool:
 
     def _spawn(self, slot: int) -> None:
         environment = worker_environment(self.threads)
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+        if self.gpus and (names := visible_gpus()):
+            environment["CUDA_VISIBLE_DEVICES"] = names[(self.first_gpu + slot) % len(names)]
         process = subprocess.Popen(
             [sys.executable, "-m", "sweeper.worker", str(self.data)],
             stdin=subprocess.PIPE,
@@ -154,13 +165,12 @@ class Pool:
     def _assign(self, worker: _Worker) -> None:
         assert worker.process.stdin is not None
         worker.run_id = None
-        if self._stop_requests or not self._queue:
+        if self.received or not self._queue:
             worker.process.stdin.close()
             return
         worker.run_id = self._queue.pop(0)
-        self._attempts[worker.run_id] += 1
         self.view.started(worker.slot, worker.run_id)
-        task = json.dumps({"run": str(self.runs / worker.run_id)}) + "\n"
+        task = json.dumps({"run": str(self.runs / worker.run_id), "seat": asdict(self.seat)}) + "\n"
         try:
             worker.process.stdin.write(task.encode())
             worker.process.stdin.flush()
@@ -168,12 +178,12 @@ class Pool:
             pass  # it died; its closed output says so in a moment
 
     def _ended(self, worker: _Worker, run_id: str, outcome: Outcome, reason: str) -> None:
-        if outcome is Outcome.ERROR and self._attempts[run_id] < MAX_ATTEMPTS and not self._stop_requests:
-            self._queue.insert(0, run_id)
-            self.view.retrying(run_id, reason)
-            return
         if outcome in (Outcome.ERROR, Outcome.REFUSED):
-            RunDir(self.runs / run_id).write_failure(reason, self._attempts[run_id])
+            rundir = RunDir(self.runs / run_id)
+            if self.attempts.failed(rundir, outcome, reason, stopping=bool(self.received)):
+                self._queue.insert(0, run_id)
+                self.view.retrying(run_id, reason)
+                return
         self._outcomes[run_id] = (outcome, reason)
         self.view.ended(worker.slot, run_id, outcome, reason)
 
@@ -186,33 +196,35 @@ class Pool:
         if worker.run_id is not None:
             cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
             self._ended(worker, worker.run_id, Outcome.ERROR, f"worker died with {cause}")
-        elif not worker.ready and not self._stop_requests:
+        elif not worker.ready and not self.received:
             self._early_deaths += 1
-            if self._early_deaths >= MAX_ATTEMPTS:
+            if self._early_deaths >= MAX_EARLY_DEATHS:
                 raise UserError(
                     f"worker processes end with status {status} before they start; "
                     f"try `{Path(sys.executable).name} -c 'import sweeper.execute'`"
                 )
-        if self._queue and not self._stop_requests:
+        if self._queue and not self.received:
             self._spawn(worker.slot)
 
     @contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
-        """First SIGINT or SIGTERM: stop in good order. Second: kill; the checkpoints on disk stay good."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        """First signal: stop in good order. Second, if `may_kill`: kill; the checkpoints on disk stay good."""
+        previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # whoever started us may hold them back until here
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _on_signal(self, *_: object) -> None:
-        self._stop_requests += 1
-        if self._stop_requests == 1:
+    def _on_signal(self, number: int, _: object) -> None:
+        self.received.append(number)
+        first = len(self.received) == 1
+        if first:
             self.view.stopping()
         for worker in self._workers():
-            worker.process.send_signal(signal.SIGTERM if self._stop_requests == 1 else signal.SIGKILL)
+            if first or self.may_kill:
+                worker.process.send_signal(signal.SIGTERM if first else signal.SIGKILL)
 
     def _workers(self) -> list[_Worker]:
         return [key.data for key in self._selector.get_map().values()]

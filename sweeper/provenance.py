@@ -1,5 +1,6 @@
 """Where a result came from: code, packages, hardware. Nothing about the user."""
 
+import hashlib
 import platform
 import subprocess
 from functools import cache
@@ -7,32 +8,43 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sweeper.files import read_json
+
+CODE_ROOT = Path(__file__).resolve().parent.parent
+ORIGIN_FILE = "origin.json"  # at the root of a snapshot
 PACKAGES = ("torch", "numpy", "hydra-core", "tokenizers", "datasets")
 
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Commit (with "+dirty" if the tree differs from it), package versions, Python, processor."""
+    """Origin of the code, package versions, Python, processor."""
     return {
-        "commit": _commit(),
+        **code_origin(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "processor": _processor(),
     }
 
 
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parent.parent
+def code_origin() -> dict[str, str | None]:
+    """`commit` (with "+dirty" if the tree differs from it) and `diff`, the sha256 of the difference.
+
+    Of a snapshot, what it was taken from; None where there is no git.
+    """
+    recorded: dict[str, str | None] | None = read_json(CODE_ROOT / ORIGIN_FILE)
+    if recorded is not None:
+        return recorded
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+        head, diff = _git("rev-parse", "HEAD"), _git("diff", "--binary", "HEAD")
     except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head}+dirty" if dirty else head
+        return {"commit": None, "diff": None}
+    if not diff:
+        return {"commit": head, "diff": None}
+    return {"commit": f"{head}+dirty", "diff": hashlib.sha256(diff.encode()).hexdigest()}
 
 
-def _git(root: Path, *args: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True)
+def _git(*args: str) -> str:
+    done = subprocess.run(["git", "-C", str(CODE_ROOT), *args], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

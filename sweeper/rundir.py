@@ -3,13 +3,17 @@
 config.yaml      frozen at submission; the worker never composes again
 metrics.jsonl    one line per logged step, flushed
 checkpoint/      atomic, verified, the last two
-failure.json     the last failed attempt, if any
+failure.json     why the run was given up, if it was
+attempts.json    failures since the last checkpoint, on a cluster
+progress.json    speed and time left, while it runs
 result.json      written last: done or diverged
 log.txt          what the workers printed
 lock             the owner, while there is one
 """
 
+import contextlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ import yaml
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json, write_text
 from sweeper.run_config import Execution, RunConfig
+
+TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,8 @@ class RunDir:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Finish the run. The last write; a finished run is never run again."""
-        (self.path / "failure.json").unlink(missing_ok=True)
+        for name in ("failure.json", "attempts.json", "progress.json"):
+            (self.path / name).unlink(missing_ok=True)
         write_json(self.path / "result.json", result)
 
     def failure(self) -> dict[str, Any] | None:
@@ -102,6 +109,32 @@ class RunDir:
     def clear_failure(self) -> None:
         """Forget an earlier failure, because the run is tried again."""
         (self.path / "failure.json").unlink(missing_ok=True)
+
+    def count_attempt(self) -> tuple[int, int]:
+        """Count one more failure.
+
+        Returns:
+            The step of the newest checkpoint, and the failures since it was written.
+        """
+        names = [path.stem for path in self.checkpoints.glob("step-*.json")]
+        step = max((int(name.removeprefix("step-")) for name in names), default=0)
+        before = read_json(self.path / "attempts.json")
+        count = before["count"] + 1 if before is not None and before["step"] == step else 1
+        write_json(self.path / "attempts.json", {"step": step, "count": count})
+        return step, count
+
+    def forgive(self) -> None:
+        """Forget all failures, because the run is submitted anew."""
+        self.clear_failure()
+        (self.path / "attempts.json").unlink(missing_ok=True)
+
+    def write_progress(self, tokens_per_second: float, seconds_left: float) -> None:
+        """Note the speed of the attempt under way."""
+        write_json(self.path / "progress.json", {"tokens_per_second": tokens_per_second, "seconds_left": seconds_left})
+
+    def progress(self) -> dict[str, float]:
+        """The speed last noted; empty if there is none."""
+        return read_json(self.path / "progress.json") or {}
 
     def log_tail(self, lines: int) -> list[str]:
         """Last lines of the log."""
@@ -123,6 +156,20 @@ class RunDir:
             except ValueError:
                 break
         return rows
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last whole lines of the metrics, newer keys over older: step, loss, and val_loss if it is near."""
+        try:
+            with self.metrics.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+                lines = file.read().split(b"\n")[:-1]
+        except OSError:
+            return {}
+        merged: dict[str, Any] = {}
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the first line may be cut off
+                merged |= json.loads(line)
+        return merged
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was logged after `step`, the one the run resumes from."""

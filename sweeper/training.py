@@ -3,12 +3,14 @@
 import json
 import logging
 import math
+import os
 import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -18,6 +20,7 @@ from model import LoopedTransformer, initialize_, parameter_groups
 from sweeper.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.data import TokenData
 from sweeper.errors import UserError
+from sweeper.ranks import ALONE, Ranks
 from sweeper.run_config import Execution, RunConfig
 from sweeper.rundir import RunDir
 
@@ -27,33 +30,44 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimizer steps done, of how many, the last loss in nats, training tokens per second."""
+    """How far a run is: optimizer steps done, of how many, last loss in nats, tokens per second, time left."""
 
     step: int
     steps: int
     loss: float
     tokens_per_second: float
+    seconds_left: float
 
 
 Reporter = Callable[[Progress], None]
 
 
 class Trainer:
-    """One run in this process.
+    """One run in this process, or this process's part of it.
 
-    Batches and rates are pure functions of the step, so a resumed run repeats the interrupted one exactly.
+    Batches and rates are pure functions of the step, so a resumed run repeats the interrupted one exactly, and the
+    number of ranks may change in between.
 
     Args:
         rundir: the run's directory; its metrics and checkpoints are written here.
         config: what to train.
         execution: how.
         data: the prepared tokens.
+        ranks: the processes that train this run together; rank 0 writes.
 
     Raises:
-        UserError: if the data does not fit the configuration or the device is missing.
+        UserError: if the data does not fit the configuration, the device is missing, or the batch cannot be shared
+            out evenly.
     """
 
-    def __init__(self, rundir: RunDir, config: RunConfig, execution: Execution, data: TokenData) -> None:
+    def __init__(
+        self, rundir: RunDir, config: RunConfig, execution: Execution, data: TokenData, ranks: Ranks = ALONE
+    ) -> None:
+        if config.batch_sequences % ranks.size:
+            raise UserError(
+                f"batch.sequences={config.batch_sequences} cannot be shared out to {ranks.size} ranks; "
+                "use a number of GPUs that divides it"
+            )
         if data.manifest.vocab_size > config.model.vocab_size:
             raise UserError(
                 f"model.vocab_size={config.model.vocab_size} is smaller than the data's vocabulary of "
@@ -63,7 +77,7 @@ class Trainer:
             raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
         torch.set_num_threads(execution.threads)
         torch.set_float32_matmul_precision("high" if config.precision == "bf16" else "highest")
-        self.rundir, self.config, self.execution, self.data = rundir, config, execution, data
+        self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
         self.device = torch.device(execution.device)
         model = LoopedTransformer(config.model, recompute=execution.recompute)
         initialize_(model, config.table, config.seed)
@@ -93,7 +107,7 @@ class Trainer:
         self._resume()
         if self.execution.compile:
             self.warm_up()
-        with self.rundir.metrics.open("a") as metrics:
+        with (self.rundir.metrics if self.ranks.leads else Path(os.devnull)).open("a") as metrics:
             return self._loop(metrics, stop, report)
 
     def validate(self) -> float:
@@ -105,15 +119,18 @@ class Trainer:
                 f"{rows.shape[0] * self.config.seq_len} in sequences of {self.config.seq_len}; lower it"
             )
         parts = torch.split(torch.from_numpy(rows), self.execution.micro_batch)
+        losses = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            losses = torch.stack([self._loss(part) for part in parts])
-        return float(losses.double().mean())
+            for i in range(self.ranks.rank, len(parts), self.ranks.size):
+                losses[i] = self._loss(parts[i])
+        self.ranks.sum_([losses])
+        return float(losses.mean())
 
     def _loop(self, metrics: IO[str], stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
         execution, steps = self.execution, self.config.schedule.steps
         reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
         while self.step < steps:
-            if stop.is_set():
+            if self.ranks.any(stop.is_set()):
                 self._checkpoint()
                 return None
             with self._timed("step"):
@@ -132,7 +149,8 @@ class Trainer:
             if line is not None and time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 rate = (self.step - start_step) / (self.seconds["step"] - start_seconds)
-                report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens))
+                left = (steps - self.step) / rate
+                report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens, left))
         if not self.val_loss <= self.config.diverged_above:  # also true of nan
             reason = f"final val_loss {self.val_loss:.4f} is not at most {self.config.diverged_above:g}"
             return self._outcome("diverged", reason)
@@ -145,13 +163,15 @@ class Trainer:
         would wait for the device in every step: there it is looked at when a line is due.
         """
         config = self.config
-        first = self.step * config.batch_sequences
-        rows = torch.from_numpy(self.data.sequences(first, config.batch_sequences, config.seq_len, config.seed))
+        offset, count = self.ranks.part(config.batch_sequences)
+        first = self.step * config.batch_sequences + offset
+        rows = torch.from_numpy(self.data.sequences(first, count, config.seq_len, config.seed))
         loss = torch.zeros((), device=self.device)
         for part in torch.split(rows, self.execution.micro_batch):
-            part_loss = self._loss(part) * (len(part) / len(rows))
+            part_loss = self._loss(part) * (len(part) / config.batch_sequences)
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
+        self.ranks.sum_([loss, *(p.grad for p in self.model.parameters() if p.grad is not None)])
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or math.inf)
         factor = config.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
@@ -190,14 +210,23 @@ class Trainer:
             self.optimizer.zero_grad()
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.rundir.checkpoints, self.device)
+        leads = self.ranks.leads
+        state = load_checkpoint(self.rundir.checkpoints, self.device) if leads else None
+        step = self.ranks.from_first(state["step"] if state else 0)
+        if step and not leads:
+            state = load_checkpoint(self.rundir.checkpoints, self.device, step)
+            if state is None:
+                raise RuntimeError(f"checkpoint of step {step}, which rank 0 resumes from, cannot be read here")
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.val_loss, self.seconds = state["step"], state["val_loss"], state["seconds"]
-        self.rundir.truncate_metrics(self.step)
+        if leads:
+            self.rundir.truncate_metrics(self.step)
 
     def _checkpoint(self) -> None:
+        if not self.ranks.leads:
+            return
         with self._timed("checkpoint"):
             state = {
                 "step": self.step,

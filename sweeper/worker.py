@@ -1,6 +1,6 @@
 """A warm worker process: reads one task a line from standard input, reports one event a line.
 
-    task    {"run": path of the run directory}
+    task    {"run": path of the run directory, "seat": fields of a `sweeper.ranks.Seat`}
     events  {"event": "ready"}
             {"event": "progress", "step": …, "steps": …, "loss": …, "tokens_per_second": …}
             {"event": "ended", "outcome": …, "reason": …}
@@ -17,6 +17,8 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from sweeper.ranks import Seat
 
 
 def main() -> None:
@@ -39,8 +41,10 @@ def main() -> None:
 
     send("ready")
     for line in sys.stdin:
-        run = Path(json.loads(line)["run"])
-        outcome, reason = execute_run(run, data_root, stop, lambda p: send("progress", **asdict(p)))
+        task = json.loads(line)
+        outcome, reason = execute_run(
+            Path(task["run"]), data_root, stop, lambda p: send("progress", **asdict(p)), Seat(**task["seat"])
+        )
         send("ended", outcome=outcome, reason=reason)
 
 

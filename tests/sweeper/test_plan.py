@@ -70,7 +70,7 @@ def test_only_open_runs_are_run(literal_run, execution) -> None:
         literal_run, execution, [(1, n + 1) for n in range(len(states))], dict(enumerate(map(RunStatus, states)))
     )
     to_run = {every.status[run_id].state for run_id in every.to_run}
-    assert to_run == {State.PENDING, State.FAILED, State.LOST}
+    assert to_run == {State.PENDING, State.FAILED, State.TIMEOUT, State.LOST}
     assert every.count(State.DONE) == 1
     assert every.count(State.DONE, State.DIVERGED) == 2
     assert every.count(*State) == len(states)

@@ -9,7 +9,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class LocalLauncher(Launcher):
@@ -27,6 +27,28 @@ class LocalLauncher(Launcher):
         from sweeper.launch import launch_local
 
         launch_local(self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only)
+        return []
+
+
+class SlurmLauncher(Launcher):
+    """Runs of a grid as jobs of a SLURM cluster (conf/hydra/launcher/slurm.yaml)."""
+
+    def __init__(self, plan_only: bool, **options: Any) -> None:
+        self._plan_only = plan_only
+        self._options = OmegaConf.to_object(OmegaConf.create(options))
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra once the master configuration is known."""
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        """Submit all jobs and return; what becomes of them is for `loopsweep status` to say."""
+        from sweeper.slurm.launch import launch_slurm
+        from sweeper.slurm.options import SlurmOptions
+
+        assert isinstance(self._options, dict)
+        options = SlurmOptions.of(self._options)
+        launch_slurm(self._context, self._config, job_overrides, options, plan_only=self._plan_only)
         return []
 
 

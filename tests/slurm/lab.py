@@ -1,0 +1,172 @@
+"""What the tests do to sweeps on the test cluster: submit, watch, disturb, compare with an undisturbed run."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.commands import SweepCommands
+from sweeper.lock import read_owner
+from sweeper.records import RunStatus, State, run_status
+from sweeper.rundir import RunDir
+from sweeper.status import sweep_status
+from sweeper.sweep import Sweep
+
+from .cluster import Cluster
+
+CHECKOUT = Path(__file__).parents[2]
+PATIENCE = 180.0  # seconds; far above what anything takes on two busy cores
+GRID = ("+sweep=lr_transfer", "preset=smoke", "data.val_fraction=0.1")
+# One run that lasts a few seconds: long enough to be caught in the middle, with checkpoints to resume from.
+ONE_RUN = (
+    *GRID,
+    "panel=b",
+    "model.n_loops=1",
+    "optimizer.base_lr=8e-3",
+    "schedule.steps=300",
+    "validation.every=100",
+    "execution.checkpoint_every=25",
+)
+MIDWAY = 60  # steps
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A sweep's directories, on a cluster."""
+
+    cluster: Cluster
+    root: Path
+    texts: Path
+    data: Path
+    checkout: Path = CHECKOUT
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def sweeps(self) -> Path:
+        return self.root / "sweeps"
+
+    @property
+    def sweep(self) -> Sweep:
+        [manifest] = self.sweeps.glob("*.json")
+        return Sweep.load(manifest)
+
+    @property
+    def commands(self) -> SweepCommands:
+        return SweepCommands(self.sweeps, self.runs, None)
+
+    def start(self, *overrides: str, launcher: str = "slurm") -> "subprocess.Popen[str]":
+        """Type a submission, and do not wait for it."""
+        resources = ("hydra.launcher.cpus_per_gpu=1",) if launcher == "slurm" else ()
+        paths = [f"paths.{name}={getattr(self, name)}" for name in ("runs", "sweeps", "data")]
+        words = [*overrides, f"hydra/launcher={launcher}", *resources, f"data.path={self.texts}", *paths]
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeper", "submit", *words],
+            cwd=self.checkout,
+            env={**self.cluster.environment, "PYTHONPATH": str(self.checkout)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def submit(self, *overrides: str, launcher: str = "slurm") -> str:
+        """Type a submission; what it printed."""
+        return finished(self.start(*overrides, launcher=launcher))
+
+    def job(self) -> str:
+        """Id of the sweep's newest job."""
+        record = max(self.sweeps.glob("*/slurm/*/submission.json"), key=lambda path: path.stat().st_mtime)
+        return str(json.loads(record.read_text())["arrays"][-1]["job_id"])
+
+    def run(self) -> RunDir:
+        """The sweep's only run."""
+        [run_id] = self.sweep.run_ids
+        return RunDir(self.runs / run_id)
+
+    def statuses(self) -> list[RunStatus]:
+        return list(sweep_status(self.sweep, self.runs, self.sweeps).values())
+
+    def until_midway(self, step: int = MIDWAY) -> None:
+        """Wait until the only run has done `step` steps, which leaves most of them to do."""
+        self.until(lambda: self.run().last_metrics().get("step", 0) >= step, f"step {step}")
+        assert self.run().result() is None, "the run was over before it could be disturbed; give it more steps"
+
+    def until_finished(self) -> None:
+        """Wait until every run of the sweep has a result."""
+        self.until(
+            lambda: all(run_status(self.runs / i).state in (State.DONE, State.DIVERGED) for i in self.sweep.run_ids),
+            "all results",
+        )
+
+    def until(self, ready: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not ready():
+            assert time.monotonic() < end, f"no {what} after {PATIENCE:g} s\n{self.story()}"
+            time.sleep(0.05)
+
+    def until_job(self, *states: str) -> None:
+        """Wait until the newest job is in one of `states`."""
+        self.until(lambda: self.job_state() in states, " or ".join(states))
+
+    def job_state(self) -> str:
+        lines = self.cluster.squeue("%T", "-t", "all", "-j", self.job())
+        return lines[0] if lines else "GONE"
+
+    def slurm(self, *command: str) -> None:
+        self.cluster.query(*command)
+
+    def trainer(self) -> int:
+        """Process id of the only run's training process."""
+        owner = read_owner(self.run().lock)
+        assert owner is not None
+        return int(owner["pid"])
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """Stop the training process for a while, so that the run is not over before the cluster moves."""
+        trainer = self.trainer()
+        os.kill(trainer, signal.SIGSTOP)
+        try:
+            yield trainer
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(trainer, signal.SIGCONT)
+
+    def restarts(self) -> int:
+        """How often SLURM started the newest job again."""
+        shown = self.cluster.query("scontrol", "show", "job", self.job())
+        return int(shown.split("Restarts=")[1].split()[0])
+
+    def job_log(self) -> str:
+        """What the sweep's only job printed."""
+        return "".join(path.read_text() for path in self.sweeps.glob("*/slurm/*/jobs/*_log.out"))
+
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """All logged numbers of every run."""
+        return {run_id: RunDir(self.runs / run_id).read_metrics() for run_id in self.sweep.run_ids}
+
+    def story(self) -> str:
+        """Everything one wants to read when a test fails."""
+        parts = [self.cluster.query("squeue", "-t", "all"), self.cluster.query("sinfo", "-N", "-l")]
+        with contextlib.suppress(Exception):
+            parts += [str(status) for status in self.statuses()]
+        for path in [*self.sweeps.glob("*/slurm/*/jobs/*.out"), *self.runs.glob("*/log.txt")]:
+            parts += [f"==> {path}", *path.read_text(errors="replace").splitlines()[-30:]]
+        return "\n".join(parts)
+
+
+def finished(process: "subprocess.Popen[str]", statuses: Sequence[int] = (0,)) -> str:
+    """What a command printed, once it ended with one of `statuses`."""
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode in statuses, output
+    return output

@@ -1,0 +1,177 @@
+"""Rules of the parts that need no cluster."""
+
+import json
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.attempts import PerCheckpoint
+from sweeper.errors import UserError
+from sweeper.lock import RunLock, RunOwned
+from sweeper.outcome import Outcome
+from sweeper.ranks import Ranks
+from sweeper.records import RunStatus, State, cluster_status
+from sweeper.rundir import RunDir
+from sweeper.slurm.options import SlurmOptions
+from sweeper.slurm.queue import Job
+from sweeper.slurm.snapshot import take_snapshot
+from sweeper.slurm.submission import new_submission, submissions
+
+LEAST = {
+    "max_gpu_hours": 100,
+    "yes": False,
+    "time": 60,
+    "nodes": 1,
+    "gpus_per_node": 1,
+    "cpus_per_gpu": 8,
+    "pack": 1,
+    "array_parallelism": 4,
+    "warning_seconds": 60,
+    "attempts": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [
+        (90, 90),
+        ("90", 90),
+        ("24:00:00", 1440),
+        ("00:01:30", 2),
+        ("2-00", 2880),
+        ("1-06:30", 1830),
+        ("1-00:00:30", 1441),
+    ],
+)
+def test_time_limits_are_read_as_sbatch_reads_them(time: str | int, minutes: int) -> None:
+    assert SlurmOptions.of({**LEAST, "time": time}).minutes == minutes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("time", "soon"),
+        ("time", "10:30"),  # sbatch takes it for minutes and seconds, people for hours and minutes
+        ("nodes", 0),
+        ("pack", 0),
+        ("gpus_per_node", -1),
+        ("warning_seconds", 3600),
+        ("partitoin", "gpu"),
+    ],
+)
+def test_impossible_option_is_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"hydra.launcher.{key}"):
+        SlurmOptions.of({**LEAST, key: value})
+
+
+def test_packed_runs_stay_on_one_node() -> None:
+    with pytest.raises(UserError, match="pack=2"):
+        SlurmOptions.of({**LEAST, "pack": 2, "nodes": 2})
+
+
+def test_any_sbatch_option_gets_through() -> None:
+    options = SlurmOptions.of({**LEAST, "extra": {"exclude": "node7"}, "partition": "gpu"})
+    parameters = options.sbatch_parameters("name", "code")
+    assert parameters["additional_parameters"] == {"requeue": True, "exclude": "node7"}
+    assert parameters["partition"] == "gpu"
+    assert "account" not in parameters
+
+
+@given(runs=st.integers(1, 60), pack=st.integers(1, 5), limit=st.integers(1, 12))
+def test_every_run_has_one_place_and_no_array_is_too_long(
+    tmp_path_factory: pytest.TempPathFactory, runs: int, pack: int, limit: int
+) -> None:
+    run_ids, sweeps = [f"run{number}" for number in range(runs)], tmp_path_factory.mktemp("sweeps")
+    submission = new_submission(sweeps, "a=b,c", run_ids, SlurmOptions.of({**LEAST, "pack": pack}), limit)
+    assert [run_id for run_id, _ in submission.places()] == run_ids
+    assert all(len(array.elements) <= limit for array in submission.arrays)
+    assert len({array.name for array in submission.arrays}) == len(submission.arrays)
+    assert not any(set(array.name) & set(", |") for array in submission.arrays)
+    assert submissions(sweeps) == submissions(sweeps, "a=b,c") == [submission]
+
+
+def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    rundir.checkpoints.mkdir()
+    attempts = PerCheckpoint(limit=2, in_place=True)
+
+    def fails() -> bool:
+        return attempts.failed(rundir, Outcome.ERROR, "boom", stopping=False)
+
+    assert fails()
+    for step in (10, 20, 30):
+        (rundir.checkpoints / f"step-{step:08d}.json").touch()
+        assert fails(), "a run that gets on is tried for ever"
+    assert not fails()
+    failure = rundir.failure()
+    assert failure is not None
+    assert failure["reason"] == "gave up after 2 failures from step 30: boom"
+    rundir.forgive()
+    assert rundir.failure() is None
+    assert fails()
+
+
+@pytest.mark.parametrize(
+    ("seen", "job", "state"),
+    [
+        (RunStatus(State.PENDING), Job("1", "PENDING"), State.PENDING),
+        (RunStatus(State.PENDING, step=5), Job("1", "PENDING"), State.PREEMPTED),
+        (RunStatus(State.LOST, step=5), Job("1", "PENDING"), State.PREEMPTED),
+        (RunStatus(State.LOST, step=5), Job("1", "RUNNING"), State.RUNNING),
+        (RunStatus(State.RUNNING, step=5), Job("1", "PENDING"), State.RUNNING),
+        (RunStatus(State.LOST, step=5), Job("1", "TIMEOUT"), State.TIMEOUT),
+        (RunStatus(State.PENDING, step=5), Job("1", "CANCELLED"), State.LOST),
+        (RunStatus(State.LOST), Job("1", "NODE_FAIL"), State.LOST),
+        (RunStatus(State.LOST), Job("1", "OUT_OF_MEMORY"), State.FAILED),
+        (RunStatus(State.FAILED), Job("1", "RUNNING"), State.FAILED),
+        (RunStatus(State.DONE), Job("1", "FAILED"), State.DONE),
+        (RunStatus(State.PENDING), None, State.PENDING),
+    ],
+)
+def test_directory_is_the_truth_and_slurm_explains_the_rest(seen: RunStatus, job: Job | None, state: State) -> None:
+    assert cluster_status(seen, job).state is state
+
+
+@given(sequences=st.integers(1, 8), size=st.sampled_from([1, 2, 4, 8]))
+def test_ranks_share_out_the_batch_in_order(sequences: int, size: int) -> None:
+    batch = list(range(sequences * size))
+    parts = [Ranks(rank, size).part(len(batch)) for rank in range(size)]
+    assert [i for first, count in parts for i in batch[first : first + count]] == batch
+
+
+def test_job_waits_for_its_former_self_elsewhere_and_for_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.lock.STALE_SECONDS", 0.5)
+    monkeypatch.setattr("sweeper.lock.POLL_SECONDS", 0.02)
+    path, owner = tmp_path / "lock", {"machine": "elsewhere/0/0", "pid": 1, "process_start": "1", "token": "t"}
+    for job, waits in (("12", True), ("13", False)):
+        path.write_text(json.dumps({**owner, "job": "12"}))
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        began = time.monotonic()
+        if waits:
+            with RunLock(path, threading.Event()):
+                assert time.monotonic() - began > 0.4, "taken from an owner whose heart still beat"
+        else:
+            with pytest.raises(RunOwned, match="elsewhere"), RunLock(path, threading.Event()):
+                pass
+
+
+def test_same_code_is_the_same_snapshot(tmp_path: Path) -> None:
+    first, second = take_snapshot(tmp_path), take_snapshot(tmp_path)
+    assert first == second
+    assert (first / "sweeper/slurm/allocation.py").is_file()
+    assert list(tmp_path.iterdir()) == [first]
+
+
+def test_metrics_tail_equals_the_last_values_of_the_whole_file(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    assert rundir.last_metrics() == {}
+    lines = [f'{{"step": {step}, "loss": {math.sqrt(step)}}}' for step in range(500)]
+    rundir.metrics.write_text("\n".join(lines) + '\n{"step": 500, "lo')  # a torn line, left by a kill
+    assert rundir.last_metrics() == {"step": 499, "loss": math.sqrt(499)}

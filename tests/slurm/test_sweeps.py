@@ -1,0 +1,123 @@
+"""Sweeps on a cluster: submitted, packed, spread over ranks, cancelled, retried, doubled; and what the commands say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.records import State
+
+from .lab import CHECKOUT, GRID, ONE_RUN, Lab, finished
+
+pytestmark = pytest.mark.slurm
+SMOKE = (*GRID, "panel=a,b", "optimizer.base_lr=4e-3,8e-3")
+
+
+def test_job_array_on_two_nodes_trains_and_draws_figure_5(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    printed = lab.submit(*SMOKE)
+    assert "submitted 6 runs" in printed
+    lab.until_finished()
+    lab.until(lambda: set(lab.cluster.squeue("%T", "-t", "all", "-j", lab.job())) == {"COMPLETED"}, "completed jobs")
+    assert set(lab.cluster.squeue("%N", "-t", "all", "-j", lab.job())) == {"node1", "node2"}
+    assert lab.curves() == undisturbed(*SMOKE)
+    assert "nothing to submit" in lab.submit(*SMOKE)
+    finished(
+        subprocess.Popen(
+            [sys.executable, "analysis/plot_fig5.py", f"--runs={lab.runs}", f"--out={lab.root}", "--format=png"],
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+    assert (lab.root / "fig5.png").stat().st_size > 0
+
+
+def test_two_submissions_at_once_queue_every_run_once(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    printed = [finished(process) for process in (lab.start(*ONE_RUN), lab.start(*ONE_RUN))]
+    assert sorted("submitted 1 runs" in text for text in printed) == [False, True]
+    lab.until_finished()
+    assert lab.curves() == undisturbed()
+
+
+def test_second_job_of_a_run_leaves_it_to_the_first(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    lab.submit(*ONE_RUN)
+    [script] = lab.sweeps.glob("*/slurm/*/jobs/*_submission.sh")
+    first = lab.job()
+    lab.until_midway()
+    pickled = next(script.parent.glob("*_submitted.pkl"))
+    with lab.held() as trainer:
+        # As after a crash between sbatch and its recording: a job that the sweep does not know of.
+        second = lab.cluster.query("sbatch", "--parsable", "--hold", str(script)).strip()
+        shutil.copy(pickled, pickled.with_name(f"{second}_submitted.pkl"))
+        lab.slurm("scontrol", "release", second)
+        lab.until(lambda: lab.cluster.squeue("%T", "-t", "all", "-j", second) == ["COMPLETED"], "clean exit")
+        assert lab.trainer() == trainer
+    lab.until_finished()
+    assert lab.job() == first
+    assert lab.curves() == undisturbed()
+
+
+def test_costly_sweep_is_not_submitted_unasked(lab: Lab) -> None:
+    costly = ("schedule.steps=1000000000000", "execution.device=cuda", "hydra.launcher.max_gpu_hours=1")
+    printed = finished(lab.start(*SMOKE, *costly), statuses=(2,))
+    assert "GPU-hours are above hydra.launcher.max_gpu_hours=1" in printed
+    assert not lab.runs.exists()
+
+
+def test_edits_after_submission_change_nothing_queued(
+    lab: Lab, tmp_path: Path, undisturbed: Callable[..., Any]
+) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("model", "sweeper", "conf"):
+        shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ("git", "-C", str(checkout), "-c", "user.name=test", "-c", "user.email=test@localhost")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (checkout / "sweeper/flops.py").open("a").write("# not committed\n")
+    lab = replace(lab, checkout=checkout)
+    lab.submit(*ONE_RUN, "+hydra.launcher.extra={hold: true}")
+    (checkout / "sweeper/training.py").write_text("raise RuntimeError('edited')\n")
+    (checkout / "conf/preset/smoke.yaml").write_text("steps: nonsense\n")
+    lab.slurm("scontrol", "release", lab.job())
+    lab.until_finished()
+    assert lab.curves() == undisturbed()
+    result = lab.run().result()
+    assert result is not None
+    assert result["provenance"]["commit"] == f"{head}+dirty"
+    assert len(result["provenance"]["diff"]) == 64
+
+
+def test_poisoned_run_is_given_up_and_its_siblings_are_not(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    grid = (*SMOKE, "panel=b", "optimizer.base_lr=4e-3,8e-3")
+    lab.submit(*grid, "hydra.launcher.pack=4", "+hydra.launcher.extra={hold: true}")
+    poisoned, *healthy = lab.sweep.run_ids
+    (lab.runs / poisoned / "metrics.jsonl").mkdir()  # fails at its first step, every time
+    lab.slurm("scontrol", "release", lab.job())
+    lab.until_job("FAILED")
+    by_run = dict(zip(lab.sweep.run_ids, lab.statuses(), strict=True))
+    assert by_run[poisoned].state is State.FAILED
+    assert "gave up after 3 failures from step 0: IsADirectoryError" in by_run[poisoned].reason
+    expected = undisturbed(*grid)
+    (lab.runs / poisoned / "metrics.jsonl").rmdir()
+    assert {run_id: lab.curves()[run_id] for run_id in healthy} == {run_id: expected[run_id] for run_id in healthy}
+    lab.commands.retry(lab.data, ["pack=1", "extra={}"])
+    lab.until_finished()
+    assert lab.curves() == expected
+
+
+def test_result_tells_what_ran(lab: Lab) -> None:
+    lab.submit(*GRID, "panel=b", "model.n_loops=1", "optimizer.base_lr=4e-3")
+    lab.until_finished()
+    result = json.loads((lab.run().path / "result.json").read_text())
+    assert {"commit", "diff", "packages"} <= set(result["provenance"])
+    assert str(lab.root) not in json.dumps(result)

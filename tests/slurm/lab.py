@@ -112,7 +112,7 @@ class Lab:
         end = time.monotonic() + PATIENCE
         while not ready():
             assert time.monotonic() < end, f"no {what} after {PATIENCE:g} s\n{self.story()}"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def until_job(self, *states: str) -> None:
         """Wait until the newest job is in one of `states`."""

@@ -2,7 +2,7 @@
 
 Composing a job through Hydra takes some 80 ms, so a grid of 600 would take minutes. Jobs of one grid differ in plain
 values almost everywhere and in config groups (a panel) almost nowhere: compose once per choice of everything that is
-not a varying plain value, and set the values on a copy.
+not a varying plain value, and set the values on that.
 """
 
 from collections.abc import Iterator, Sequence

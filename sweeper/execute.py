@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sweeper.data import open_data
 from sweeper.errors import UserError
+from sweeper.files import no_space
 from sweeper.lock import RunLock, RunOwned
 from sweeper.outcome import Outcome
 from sweeper.provenance import provenance
@@ -55,8 +56,7 @@ def execute_run(
     except OSError as error:
         if not _disk_is_full(error):
             raise
-        message = f"no space left for {run_path}: free some, or move it with paths.runs=DIR"
-        return Outcome.REFUSED, redact(message)
+        return Outcome.REFUSED, redact(str(no_space(run_path)))
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -12,6 +12,11 @@ from typing import Any, BinaryIO
 from sweeper.errors import UserError
 
 
+def no_space(path: Path) -> UserError:
+    """What to say when the disk is full."""
+    return UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file beside `path`; on success it is synced and takes its place in one step.
@@ -30,7 +35,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         # torch.save turns a failed write into a RuntimeError of its own.
         origin = error if isinstance(error, OSError) else error.__context__
         if isinstance(origin, OSError) and origin.errno == errno.ENOSPC:
-            raise UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR") from error
+            raise no_space(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,7 +16,6 @@ from sweeper.data import DataSpec, find_data, prepare_data
 from sweeper.errors import SweepIncomplete, UserError
 from sweeper.gpus import visible_gpus
 from sweeper.grid import check_axes, compose_jobs
-from sweeper.outcome import Outcome
 from sweeper.plan import Plan, StepTimes, learned_step_times, print_plan
 from sweeper.pool import Pool
 from sweeper.records import FINISHED, State, run_status
@@ -203,8 +202,8 @@ def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None
             gpus=run.execution.device == "cuda",
             view=view,
         )
-        outcomes = pool.run(todo)
-    _conclude(plan, {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, roots, console)
+        pool.run(todo)
+    _conclude(plan, roots, console)
 
 
 def _relative_cost(run: ResolvedRun) -> float:
@@ -213,7 +212,7 @@ def _relative_cost(run: ResolvedRun) -> float:
     return float((1 + shape.n_layers * shape.n_loops) * run.config.total_tokens)
 
 
-def _conclude(plan: Plan, outcomes: dict[str, Outcome], roots: Roots, console: Console) -> None:
+def _conclude(plan: Plan, roots: Roots, console: Console) -> None:
     plan = replace(plan, status={run_id: run_status(roots.runs / run_id) for run_id in plan.runs})
     left = len(plan.to_run)
     console.print(

@@ -8,6 +8,7 @@ memory is one chunk of logits plus the head's gradient.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_LOGITS = 2**24  # logits alive at once: 64 MiB in fp32
@@ -69,3 +70,10 @@ def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     with torch.autocast(device, enabled=False):
         loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, dtype)  # type: ignore[no-untyped-call]
     return loss
+
+
+def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Next-token loss of every token in nats, (tokens,); arguments as for `head_cross_entropy`. No gradient."""
+    chunk = max(1, CHUNK_LOGITS // weight.shape[0])
+    pairs = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
+    return torch.cat([F.cross_entropy(F.linear(h, weight).float(), t, reduction="none") for h, t in pairs])

@@ -98,11 +98,13 @@ def initialize_(model: "nn.Module", table: tuple[ParameterRow, ...], seed: int) 
         if row.init_std is None:
             torch.nn.init.ones_(parameter)
             continue
-        bound = 3 * row.init_std
-        draw = torch.empty(parameter.shape)  # on the CPU, so that every device starts from the same weights
-        torch.nn.init.trunc_normal_(draw, std=row.init_std, a=-bound, b=bound, generator=generator)
+        draw = torch.randn(
+            parameter.shape, generator=generator
+        )  # on the CPU, for every device
+        while (outside := draw.abs() > 3).any():  # torch.nn.init.trunc_normal_ would draw the whole tensor again
+            draw[outside] = torch.randn(int(outside.sum()), generator=generator)
         with torch.no_grad():
-            parameter.copy_(draw)
+            parameter.copy_(draw.mul_(row.init_std))
 
 
 def parameter_groups(model: "nn.Module", table: tuple[ParameterRow, ...]) -> list[dict[str, Any]]:

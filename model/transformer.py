@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
-from model.loss import head_cross_entropy
+from model.loss import head_cross_entropy, head_token_losses
 
 Observer = Callable[[int, Tensor], None]
-"""Called with the loop step n = 0 (after the embedding) … N and the residual stream (B, T, D) there."""
+"""Called with n = 0 (after the embedding) … N, the loop steps done, and the residual stream (B, T, D) there."""
 
 
 class RMSNorm(nn.Module):
@@ -113,14 +113,22 @@ class LoopedTransformer(nn.Module):
 
     Args:
         config: the shape, every field a plain value.
-        recompute: drop the activations of each loop step in the forward pass and compute them again in the
+        recompute: drop the activations of each segment in the forward pass and compute them again in the
             backward pass: memory no longer grows with N, at the price of one more forward. Same gradients.
+        segment_layers: layers between two calls of an observer, and recomputed together; None for the whole stack,
+            so that a segment is a loop step.
+
+    Raises:
+        ValueError: if the layers do not divide into segments.
     """
 
-    def __init__(self, config: ModelConfig, *, recompute: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, recompute: bool = False, segment_layers: int | None = None) -> None:
         super().__init__()
         self.config = config
         self.recompute = recompute
+        self.segment_layers = segment_layers or config.n_layers
+        if config.n_layers % self.segment_layers:
+            raise ValueError(f"n_layers={config.n_layers} is not a multiple of segment_layers={segment_layers}")
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
@@ -139,7 +147,7 @@ class LoopedTransformer(nn.Module):
         Args:
             tokens: (B, T) token ids, T at most `max_seq_len`.
             targets: (B, T) the token that follows each position.
-            observe: sees the residual stream after every loop step, before the final norm.
+            observe: sees the residual stream after every segment, before the final norm.
 
         Returns:
             (B, T, vocab_size) logits, or a scalar loss that never materialises them all.
@@ -152,6 +160,10 @@ class LoopedTransformer(nn.Module):
             return F.linear(hidden, self.embedding.weight)
         return head_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
 
+    def token_losses(self, h: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every token, had the stack ended with the residual stream `h` (B, T, D): (B · T,) nats."""
+        return head_token_losses(self.final_norm(h).flatten(0, 1), self.embedding.weight, targets.flatten())
+
     def _stream(self, tokens: Tensor, observe: Observer | None) -> Tensor:
         """The residual stream h_N (B, T, D) after the last loop step."""
         seq_len = tokens.shape[1]
@@ -159,18 +171,19 @@ class LoopedTransformer(nn.Module):
             raise ValueError(f"sequence of {seq_len} tokens exceeds max_seq_len={self.config.max_seq_len}")
         rotary = self.rotary[:, :seq_len]
         h: Tensor = self.embedding(tokens)
-        for n in range(self.config.n_loops):
-            if observe is not None:
-                observe(n, h)
-            if self.recompute and torch.is_grad_enabled():
-                h = checkpoint(self._loop_step, h, rotary, use_reentrant=False)
-            else:
-                h = self._loop_step(h, rotary)
         if observe is not None:
-            observe(self.config.n_loops, h)
+            observe(0, h)
+        for n in range(self.config.n_loops * self.config.n_layers // self.segment_layers):
+            if self.recompute and torch.is_grad_enabled():
+                h = checkpoint(self._segment, n, h, rotary, use_reentrant=False)
+            else:
+                h = self._segment(n, h, rotary)
+            if observe is not None:
+                observe(n + 1, h)
         return h
 
-    def _loop_step(self, h: Tensor, rotary: Tensor) -> Tensor:
-        for block in self.blocks:
+    def _segment(self, n: int, h: Tensor, rotary: Tensor) -> Tensor:
+        first = n * self.segment_layers % self.config.n_layers
+        for block in self.blocks[first : first + self.segment_layers]:
             h = block(h, rotary)
         return h

@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from sweeper.config import ResolvedRun
 from sweeper.files import read_json, write_json
 from sweeper.plan import StepTimes
 from sweeper.pool import worker_environment
@@ -26,27 +25,28 @@ LOOPS = (1, 2, 8)  # of the timed models, which have one layer
 MIN_STEPS, SECONDS_EACH = 5, 3.0
 
 
-def measured_step_times(run: ResolvedRun, workers: int, cache: Path) -> StepTimes:
+def measured_step_times(run: RunConfig, execution: Execution, workers: int, cache: Path) -> StepTimes:
     """Step times of the run's shape with `workers` processes side by side; measured once per machine and shape.
 
     Args:
         run: any run of the sweep; its depth, loops, rate and seed do not matter.
+        execution: of the sweep.
         workers: processes to time together.
         cache: JSON file of earlier measurements.
     """
-    config = replace(run.config, model=replace(run.config.model, n_layers=1, n_loops=1))
-    request = json.dumps({"run": config.to_dict(), "execution": asdict(run.execution)})
+    config = replace(run, model=replace(run.model, n_layers=1, n_loops=1))
+    request = json.dumps({"run": config.to_dict(), "execution": asdict(execution)})
     shape = [
         asdict(config.model),
         config.batch_sequences,
-        asdict(run.execution),
+        asdict(execution),
         workers,
         provenance()["processor"],
     ]
     key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
     known = read_json(cache) or {}
     if key not in known:
-        environment = worker_environment(run.execution.threads)
+        environment = worker_environment(execution.threads)
         command = [sys.executable, "-m", "sweeper.calibrate"]
         children = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)

@@ -1,21 +1,12 @@
-"""The configuration tree that Hydra composes, its types, and the checks that types cannot express.
+"""The configuration tree that Hydra composes: names and types, so that an unknown key or a wrong type is an error.
 
-Values live in `conf/`; here are only names and types, so that an unknown key or a wrong type is an error.
+Values live in `conf/`; what types cannot express is checked in `sweeper.resolve`.
 """
 
-import math
-from dataclasses import dataclass, field, is_dataclass
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-
-from model import RULES, ModelConfig, parameter_table, residual_scale
-from sweeper.data import DataSpec, TokenizerSpec
-from sweeper.errors import UserError
-from sweeper.run_config import Execution, RunConfig
-from sweeper.schedule import Schedule
+from omegaconf import MISSING, OmegaConf
 
 
 @dataclass
@@ -34,9 +25,14 @@ class ModelSection:
 
 @dataclass
 class ScalingSection:
-    """ε = λ · N^(−α) · m_L^(−β): the rule names the exponents, `multiplier` is λ, `ref_layers` is L_ref."""
+    """ε = λ · N^(−α) · m_L^(−β): the rule names the exponents, `multiplier` is λ, `ref_layers` is L_ref.
+
+    `alpha` and `beta`, where given, stand in for the rule's own.
+    """
 
     rule: str = MISSING
+    alpha: float | None = None
+    beta: float | None = None
     ref_layers: int = MISSING
     multiplier: float = MISSING
 
@@ -92,6 +88,45 @@ class DataSection:
 
 
 @dataclass
+class WidthSection:
+    """Width of a model, and what follows from it."""
+
+    d_model: int = MISSING
+    n_heads: int = MISSING
+    mlp_dim: int = MISSING
+    init_std: float = MISSING
+
+
+@dataclass
+class ProbeSection:
+    """A run of kind `probe`, and the preset's shape and axes of a sweep of them.
+
+    `depth` is what the panel counts, loops or layers. `increment_layers` layers make one of the increments whose
+    cosines are read out; null for no read-out. `copies` is the width of Figure 3a's 64 independent stacks.
+    """
+
+    depth: int = 1
+    increment_layers: int | None = None
+    vocab_size: int = MISSING
+    d_model: int = MISSING
+    n_heads: int = MISSING
+    mlp_dim: int = MISSING
+    init_std: float = MISSING
+    copies: WidthSection = field(default_factory=WidthSection)
+    depths: list[int] = MISSING
+    seeds: list[int] = MISSING
+
+
+@dataclass
+class TheorySection:
+    """A run of kind `theory`: width, whether loop steps share their matrices, and draws."""
+
+    d_model: int = 1024
+    shared: bool = True
+    draws: int = 10
+
+
+@dataclass
 class GridSection:
     """Axes of the sweeps."""
 
@@ -134,6 +169,7 @@ class PathsSection:
 class Config:
     """Root of the tree."""
 
+    kind: str = MISSING
     preset: str = MISSING
     panel: str = MISSING
     experiment: str = MISSING
@@ -147,6 +183,8 @@ class Config:
     batch: BatchSection = field(default_factory=BatchSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     data: DataSection = field(default_factory=DataSection)
+    probe: ProbeSection = field(default_factory=ProbeSection)
+    theory: TheorySection = field(default_factory=TheorySection)
     grid: GridSection = field(default_factory=GridSection)
     execution: ExecutionSection = field(default_factory=ExecutionSection)
     paths: PathsSection = field(default_factory=PathsSection)
@@ -157,155 +195,3 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
     OmegaConf.register_new_resolver("comma", lambda items: ",".join(str(i) for i in items), replace=True)
-
-
-@dataclass(frozen=True)
-class ResolvedRun:
-    """A run, how to carry it out, and where it stands in a sweep's grid.
-
-    `axes` are the plotted coordinates: panel, rule, n_layers, ref_layers, depth_multiplier, n_loops, base_lr, seed.
-    """
-
-    config: RunConfig
-    execution: Execution
-    axes: dict[str, Any]
-
-
-def data_spec(config: DictConfig) -> DataSpec:
-    """The data section as the data package's own value."""
-    section = OmegaConf.to_container(config.data, resolve=True)
-    assert isinstance(section, dict)
-    return DataSpec(**{**section, "tokenizer": TokenizerSpec(**section["tokenizer"])})
-
-
-def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
-    """Check one composed configuration and turn it into a run.
-
-    Args:
-        config: an instance of `Config`, composed.
-        manifest_hash: of the prepared data; any placeholder while only planning.
-
-    Raises:
-        UserError: for a value that is missing, unknown or impossible; the message names the key.
-    """
-    tree: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
-    _refuse_unknown(tree)
-    _require_choice("precision", tree.precision, ("fp32", "bf16"))
-    _require_choice("execution.device", tree.execution.device, ("cpu", "cuda"))
-    _require_choice("scaling.rule", tree.scaling.rule, tuple(RULES))
-    for key, value in _positive_values(tree).items():
-        if not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{key}={value} must be positive")
-    if tree.batch.sequences % tree.execution.micro_batch:
-        raise UserError(
-            f"batch.sequences={tree.batch.sequences} is not a multiple of "
-            f"execution.micro_batch={tree.execution.micro_batch}"
-        )
-    if tree.model.vocab_size < tree.data.tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={tree.model.vocab_size} is smaller than "
-            f"data.tokenizer.vocab_size={tree.data.tokenizer.vocab_size}"
-        )
-    try:
-        run = _run_config(tree, manifest_hash)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    depth_multiplier = tree.model.n_layers / tree.scaling.ref_layers
-    axes = {
-        "panel": tree.panel,
-        "rule": tree.scaling.rule,
-        "n_layers": tree.model.n_layers,
-        "ref_layers": tree.scaling.ref_layers,
-        "depth_multiplier": depth_multiplier,
-        "n_loops": tree.model.n_loops,
-        "base_lr": tree.optimizer.base_lr,
-        "seed": tree.seed,
-    }
-    execution = Execution(**vars(tree.execution), validate_every=tree.validation.every)
-    return ResolvedRun(config=run, execution=execution, axes=axes)
-
-
-def depth_warning(axes: dict[str, Any]) -> str | None:
-    """One line when L is not a whole multiple of L_ref, as every one of the paper's depths is."""
-    if float(axes["depth_multiplier"]).is_integer():
-        return None
-    return (
-        f"model.n_layers={axes['n_layers']} is not a multiple of scaling.ref_layers={axes['ref_layers']}: "
-        f"m_L becomes {axes['depth_multiplier']:g}"
-    )
-
-
-def check_rates(key: str, rates: list[float]) -> None:
-    """A learning-rate axis is positive and strictly increasing.
-
-    Raises:
-        UserError: naming the key and the values.
-    """
-    shown = ", ".join(f"{rate:g}" for rate in rates)
-    if not rates:
-        raise UserError(f"{key} is empty; give at least one learning rate")
-    if not all(math.isfinite(rate) and rate > 0 for rate in rates):
-        raise UserError(f"{key}=[{shown}] has a rate that is not positive")
-    if any(a >= b for a, b in pairwise(rates)):
-        raise UserError(f"{key}=[{shown}] is not strictly increasing")
-
-
-def _run_config(tree: Config, manifest_hash: str) -> RunConfig:
-    epsilon = residual_scale(
-        tree.scaling.rule,
-        tree.model.n_loops,
-        tree.model.n_layers,
-        ref_layers=tree.scaling.ref_layers,
-        multiplier=tree.scaling.multiplier,
-    )
-    return RunConfig(
-        model=ModelConfig(**vars(tree.model), residual_scale=epsilon, max_seq_len=tree.batch.seq_len),
-        table=parameter_table(
-            base_lr=tree.optimizer.base_lr,
-            init_std=tree.optimizer.init_std,
-            eps=tree.optimizer.eps,
-            weight_decay=tree.optimizer.weight_decay,
-            depth_multiplier=tree.model.n_layers / tree.scaling.ref_layers,
-        ),
-        betas=(tree.optimizer.beta1, tree.optimizer.beta2),
-        grad_clip=tree.optimizer.grad_clip,
-        schedule=Schedule(**vars(tree.schedule)),
-        batch_sequences=tree.batch.sequences,
-        seq_len=tree.batch.seq_len,
-        validation_tokens=tree.validation.tokens,
-        diverged_above=tree.diverged_above,
-        data=manifest_hash,
-        seed=tree.seed,
-        precision=tree.precision,
-    )
-
-
-def _positive_values(tree: Config) -> dict[str, float]:
-    sections = {
-        "optimizer": ("base_lr", "init_std", "eps", "grad_clip"),
-        "batch": ("sequences", "seq_len"),
-        "validation": ("tokens", "every"),
-        "execution": ("micro_batch", "threads", "log_every", "checkpoint_every"),
-        "scaling": ("ref_layers", "multiplier"),
-    }
-    values: dict[str, float] = {"diverged_above": tree.diverged_above}
-    for section, keys in sections.items():
-        for key in keys:
-            value = getattr(getattr(tree, section), key)
-            if value is not None:
-                values[f"{section}.{key}"] = value
-    return values
-
-
-def _refuse_unknown(section: Any, prefix: str = "") -> None:
-    """Hydra refuses an unknown key, but not one that is added with `+`."""
-    for key, value in vars(section).items():
-        if key not in (known := type(section).__dataclass_fields__):
-            raise UserError(f"{prefix}{key} is unknown; allowed: {', '.join(known)}")
-        if is_dataclass(value):
-            _refuse_unknown(value, f"{prefix}{key}.")
-
-
-def _require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is unknown; allowed: {', '.join(allowed)}")

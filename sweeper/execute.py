@@ -15,10 +15,13 @@ from sweeper.errors import UserError
 from sweeper.files import no_space
 from sweeper.lock import RunLock, RunOwned
 from sweeper.outcome import Outcome
+from sweeper.probe import Probe
 from sweeper.provenance import provenance
 from sweeper.ranks import CalledOff, Seat
 from sweeper.redact import redact
+from sweeper.run_config import ProbeConfig, RunConfig, TheoryConfig
 from sweeper.rundir import RunDir
+from sweeper.theory import run_theory
 from sweeper.training import Progress, Reporter, Trainer
 
 PROGRESS_SECONDS = 5.0  # between writes of progress.json
@@ -67,7 +70,7 @@ def _attempt(
     rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat
 ) -> tuple[Outcome, str]:
     try:
-        return _train(rundir, data_root, stop, report, seat)
+        return _carry_out(rundir, data_root, stop, report, seat)
     except CalledOff as reason:
         return Outcome.OWNED, str(reason)
     except UserError as error:
@@ -80,22 +83,30 @@ def _attempt(
         return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _train(rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat) -> tuple[Outcome, str]:
+def _carry_out(
+    rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat
+) -> tuple[Outcome, str]:
     finished = rundir.result() if seat.rank == 0 else None
     if finished is not None:
         seat.call_off()
         return Outcome(finished["state"]), finished["reason"]
     config, execution = rundir.load()
-    data = open_data(config.data, data_root)
-    ranks = seat.join(execution.device, stop)
-    if ranks.leads:
+    if seat.rank == 0:
         rundir.clear_failure()
         report = _noting_progress(rundir, report)
-    outcome = Trainer(rundir, config, execution, data, ranks).run(stop, report)
-    ranks.leave()
+    match config:
+        case RunConfig():
+            data = open_data(config.data, data_root)
+            ranks = seat.join(execution.device, stop)
+            outcome = Trainer(rundir, config, execution, data, ranks).run(stop, report)
+            ranks.leave()
+        case ProbeConfig():
+            outcome = Probe(rundir, config, execution).run(stop, report)
+        case TheoryConfig():
+            outcome = run_theory(rundir, config, stop, report)
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
-    if ranks.leads:
+    if seat.rank == 0:
         rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": provenance()})
     return Outcome(outcome["state"]), outcome["reason"]
 

@@ -6,13 +6,14 @@ not a varying plain value, and set the values on that.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sweeper.config import check_rates
+from sweeper.resolve import check_rates
 
 
 def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
@@ -21,7 +22,7 @@ def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Seque
     Args:
         context: of the running Hydra application.
         config: the multirun's master configuration.
-        jobs: overrides of each job; all have the same keys, as the points of a grid do.
+        jobs: overrides of each job, in whatever number of grids.
 
     Yields:
         A configuration that is valid until the next one is asked for: jobs that differ in plain values only share it.
@@ -40,17 +41,18 @@ def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Seque
         and override.package is None
         and override.key_or_group not in groups
     }
-    bases: dict[tuple[str, ...], DictConfig] = {}
+    bases: dict[tuple[Any, ...], DictConfig] = {}
     for job in jobs:
-        rest = tuple(text for text in job if text not in plain)
-        if rest not in bases:
-            bases[rest] = loader.load_sweep_config(config, list(rest))
-            with open_dict(bases[rest]):
-                del bases[rest]["hydra"]
-        for text in job:
-            if text in plain:
-                OmegaConf.update(bases[rest], parsed[text].key_or_group, parsed[text].value(), merge=True)
-        yield bases[rest]
+        rest = [text for text in job if text not in plain]
+        values = {parsed[text].key_or_group: parsed[text].value() for text in job if text in plain}
+        base = (*rest, frozenset(values))  # jobs on one base set the same keys: none inherits another's value
+        if base not in bases:
+            bases[base] = loader.load_sweep_config(config, rest)
+            with open_dict(bases[base]):
+                del bases[base]["hydra"]
+        for key, value in values.items():
+            OmegaConf.update(bases[base], key, value, merge=True)
+        yield bases[base]
 
 
 def check_axes(jobs: Sequence[Sequence[str]]) -> None:

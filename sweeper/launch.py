@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from sweeper.calibrate import measured_step_times
-from sweeper.config import ResolvedRun, check_rates, data_spec, depth_warning, resolve
 from sweeper.data import DataSpec, find_data, prepare_data
 from sweeper.errors import SweepIncomplete, UserError
 from sweeper.gpus import visible_gpus
@@ -19,6 +18,8 @@ from sweeper.grid import check_axes, compose_jobs
 from sweeper.plan import Plan, StepTimes, learned_step_times, print_plan
 from sweeper.pool import Pool
 from sweeper.records import FINISHED, State, run_status
+from sweeper.resolve import ResolvedRun, check_rates, data_spec, depth_warning, resolve
+from sweeper.run_config import RunConfig
 from sweeper.rundir import RunDir
 from sweeper.sweep import Sweep
 from sweeper.view import SweepView
@@ -117,8 +118,9 @@ def compose_grid(
         raise UserError("the grid is empty; give every axis at least one value")
     for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for _, run in points))):
         console.print(f"warning: {warning}", style="yellow", highlight=False)
-    hashes = {spec: _manifest_hash(spec, roots.data, console, prepare=prepare) for spec in {spec for spec, _ in points}}
-    resolved = [replace(run, config=replace(run.config, data=hashes[spec])) for spec, run in points]
+    specs = {spec for spec, run in points if isinstance(run.config, RunConfig)}  # nothing else reads text
+    hashes = {spec: _manifest_hash(spec, roots.data, console, prepare=prepare) for spec in specs}
+    resolved = [run.on_data(hashes.get(spec, "")) for spec, run in points]
     plan = _plan(sweep_name(config), config, resolved, roots.runs)
     return Grid(plan, roots, str(config.preset), prepared=UNPREPARED not in hashes.values())
 
@@ -137,7 +139,7 @@ def saved_plan(sweep: Sweep, run_ids: Sequence[str], runs: Path) -> Plan:
 def sweep_name(config: DictConfig) -> str:
     """`<sweep>-<preset>`, followed by whatever else was changed on the command line besides the grid itself."""
     grid_keys = ("preset", "sweep", "experiment", "panel", "grid", "seed", "paths", "execution", "hydra")
-    grid_paths = ("model.n_loops", "optimizer.base_lr")
+    grid_paths = ("model.n_loops", "optimizer.base_lr", "probe.depths", "probe.seeds")
     parts = [str(config.experiment), str(config.preset)]
     for override in config.hydra.overrides.task:
         key, _, value = override.lstrip("+~").partition("=")
@@ -166,17 +168,19 @@ def _manifest_hash(spec: DataSpec, root: Path, console: Console, *, prepare: boo
 
 def _plan(name: str, config: DictConfig, resolved: Sequence[ResolvedRun], runs: Path) -> Plan:
     distinct = {run.config.run_id: run for run in resolved}
-    cells = [{**run.axes, "run_id": run.config.run_id, "steps": run.config.schedule.steps} for run in resolved]
+    cells = [{**run.axes, "run_id": run.config.run_id, "steps": run.config.steps} for run in resolved]
     sweep = Sweep(name, str(config.experiment), str(config.preset), tuple(cells))
     return Plan(sweep, distinct, {run_id: run_status(runs / run_id) for run_id in distinct})
 
 
 def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console: Console) -> StepTimes | None:
     learned = learned_step_times(plan)
-    if learned is not None or run.execution.device == "cuda" or not plan.to_run:
+    if learned is not None or not plan.to_run or run.execution.device == "cuda":
         return learned
+    if not isinstance(run.config, RunConfig):
+        return None
     console.print("timing a few steps on this machine (some 20 seconds, once per shape)")
-    return measured_step_times(run, workers, runs / "step-times.json")
+    return measured_step_times(run.config, run.execution, workers, runs / "step-times.json")
 
 
 def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None:
@@ -191,7 +195,7 @@ def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None
         console.print(f"nothing to train: every run of {plan.sweep.name} is finished or running")
         return
     run = plan.runs[todo[0]]
-    costs = {run_id: _relative_cost(plan.runs[run_id]) for run_id in todo}
+    costs = {run_id: plan.runs[run_id].config.flops for run_id in todo}
     finished = plan.count(*FINISHED)
     with SweepView(console, costs, finished) as view:
         pool = Pool(
@@ -204,12 +208,6 @@ def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None
         )
         pool.run(todo)
     _conclude(plan, roots, console)
-
-
-def _relative_cost(run: ResolvedRun) -> float:
-    """Cost for the time left: block applications, plus one for head and optimizer, a step and token."""
-    shape = run.config.model
-    return float((1 + shape.n_layers * shape.n_loops) * run.config.total_tokens)
 
 
 def _conclude(plan: Plan, roots: Roots, console: Console) -> None:

@@ -8,10 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sweeper.config import ResolvedRun
-from sweeper.flops import attention_flops, training_flops
 from sweeper.records import FINISHED, RunStatus, State
-from sweeper.run_config import RunConfig
+from sweeper.resolve import ResolvedRun
+from sweeper.run_config import AnyRun
 from sweeper.sweep import Sweep
 
 GPU_NAME, GPU_PEAK_FLOPS, GPU_UTILISATION = "H100", 989e12, 0.4  # dense bf16
@@ -31,7 +30,7 @@ class Plan:
         """Runs to carry out, the costliest first, so that the last workers end close together."""
         taken = (*FINISHED, State.RUNNING, State.PREEMPTED)
         open_runs = [i for i in self.runs if self.status[i].state not in taken and i not in self.queued]
-        return sorted(open_runs, key=lambda run_id: -training_flops(self.runs[run_id].config))
+        return sorted(open_runs, key=lambda run_id: -self.runs[run_id].config.flops)
 
     def count(self, *states: State) -> int:
         """Distinct runs in any of `states`."""
@@ -39,7 +38,7 @@ class Plan:
 
 
 class StepTimes:
-    """Seconds of one optimizer step as a + b · L · N, which holds within one shape of block, head and batch."""
+    """Seconds of one step as a + b · L · N, which holds within one shape of block, head and batch."""
 
     def __init__(self, observations: Sequence[tuple[int, float]]) -> None:
         """Fit observations of (block applications L · N, seconds of a step); relative errors count the same.
@@ -53,25 +52,24 @@ class StepTimes:
         design = np.stack((np.ones_like(applications), applications), axis=1) / seconds[:, None]
         (self.base, self.per_block), *_ = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)
 
-    def run_seconds(self, config: RunConfig) -> float:
-        """Expected time of all optimizer steps of a run."""
-        step = self.base + self.per_block * config.model.n_layers * config.model.n_loops
-        return float(step * config.schedule.steps)
+    def run_seconds(self, config: AnyRun) -> float:
+        """Expected time of all steps of a run."""
+        return float((self.base + self.per_block * config.applications) * config.steps)
 
 
 def learned_step_times(plan: Plan) -> StepTimes | None:
     """Step times from the sweep's own finished runs, or None while they do not tell enough."""
     seen = [
-        (run.config.model.n_layers * run.config.model.n_loops, status.step_seconds / status.step)
+        (run.config.applications, status.step_seconds / status.step)
         for run_id, run in plan.runs.items()
         if (status := plan.status[run_id]).state in FINISHED and status.step_seconds > 0 and status.step
     ]
     return StepTimes(seen) if len({applications for applications, _ in seen}) >= 2 else None
 
 
-def gpu_hours(config: RunConfig) -> float:
+def gpu_hours(config: AnyRun) -> float:
     """Expected time of a run on one GPU."""
-    return training_flops(config) / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
+    return config.flops / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
 
 
 def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Console) -> None:
@@ -87,7 +85,7 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
     say = partial(console.print, highlight=False, soft_wrap=True)
     configs = [run.config for run in plan.runs.values()]
     todo = [plan.runs[run_id].config for run_id in plan.to_run]
-    flops, attention = (sum(map(count, configs)) for count in (training_flops, attention_flops))
+    flops, attention = sum(config.flops for config in configs), sum(config.attention_flops for config in configs)
     say(
         f"{plan.sweep.name}: {len(plan.sweep.cells)} points, {len(configs)} distinct runs: "
         f"{plan.count(State.DONE)} done, {plan.count(State.DIVERGED)} diverged, "
@@ -130,10 +128,10 @@ def _grid_table(plan: Plan, times: StepTimes | None) -> Table:
             str(layers),
             str(loops),
             f"{multiplier:g}",
-            f"{config.model.residual_scale:.4g}",
+            f"{config.residual_scale:.4g}",
             str(len(run_ids)),
             str(done),
-            f"{training_flops(config):.2e}",
+            f"{config.flops:.2e}",
             f"{times.run_seconds(config):,.1f} s" if times else "",
         )
     return table

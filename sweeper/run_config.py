@@ -1,23 +1,67 @@
-"""One resolved run: what determines its result, and the identity that follows from it."""
+"""One resolved run, of any kind: what determines its result, and the identity that follows from it."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 from model import ModelConfig, ParameterRow
 from sweeper.errors import UserError
+from sweeper.flops import attention_flops, training_flops
+from sweeper.identity import SCHEMA_VERSION, format_rate, run_id
 from sweeper.schedule import Schedule
 
-SCHEMA_VERSION = 1
+
+class _Run:
+    """What runs of every kind have in common: a name, and plain values to write down and read back.
+
+    The scaling rule's name, paths, launcher, device and worker counts are in no run on purpose: two runs that
+    compute the same are the same run. At N = 1 and m_L = 1 the sqrt and linear rules meet here.
+    """
+
+    KIND: ClassVar[str]
+
+    @property
+    def run_id(self) -> str:
+        """Readable head, then a hash of every field."""
+        return run_id(self._head, self.to_dict())
+
+    @property
+    def _head(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def attention_flops(self) -> float:
+        """Floating-point operations of the run's attention."""
+        return 0.0
+
+    @property
+    def n_parallel(self) -> int:
+        """Equal parts that ranks can share the run out in."""
+        return 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in config.yaml and as they are hashed."""
+        return {"schema": SCHEMA_VERSION, "kind": self.KIND, **_plain(asdict(cast(Any, self)))}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            UserError: for a record of another schema version.
+        """
+        fields = {key: value for key, value in fields.items() if key != "kind"}
+        schema = fields.pop("schema", None)
+        if schema != SCHEMA_VERSION:
+            raise UserError(
+                f"run record has schema {schema!r}, this version reads {SCHEMA_VERSION}; "
+                "use the version that wrote it, or another paths.runs= directory"
+            )
+        return cls(**{key: _restored(key, value) for key, value in fields.items()})
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that determines a run's result, and nothing else.
-
-    The scaling rule's name, paths, launcher, device and worker counts are left out on purpose: two runs that
-    compute the same are the same run. At N = 1 and m_L = 1 the sqrt and linear rules meet here.
+class RunConfig(_Run):
+    """A training.
 
     Attributes:
         model: shape and residual scale ε as a number.
@@ -34,6 +78,8 @@ class RunConfig:
         precision: "fp32" or "bf16" (autocast, fp32 master weights).
     """
 
+    KIND: ClassVar[str] = "training"
+
     model: ModelConfig
     table: tuple[ParameterRow, ...]
     betas: tuple[float, float]
@@ -48,12 +94,23 @@ class RunConfig:
     precision: str
 
     @property
-    def run_id(self) -> str:
-        """Readable head, then a hash of every field: `L12-N4-lr1.25e-3-0f3a…`."""
-        canonical = json.dumps(_rounded(self.to_dict()), sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-        base_lr = self.table[0].lr
-        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(base_lr)}-{digest}"
+    def _head(self) -> str:
+        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return self.schedule.steps
+
+    @property
+    def residual_scale(self) -> float:
+        """ε."""
+        return self.model.residual_scale
+
+    @property
+    def applications(self) -> int:
+        """Blocks that a token passes through: L · N."""
+        return self.model.n_layers * self.model.n_loops
 
     @property
     def batch_tokens(self) -> int:
@@ -65,34 +122,130 @@ class RunConfig:
         """Tokens of the whole training."""
         return self.batch_tokens * self.schedule.steps
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in config.yaml and as they are hashed."""
-        fields = asdict(self)
-        return {"schema": SCHEMA_VERSION, **fields, "betas": list(self.betas), "table": list(fields["table"])}
+    @property
+    def flops(self) -> float:
+        """6 · (P_block · L · N + P_head) · tokens."""
+        return training_flops(self.model, self.total_tokens)
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":
-        """Inverse of `to_dict`.
+    @property
+    def attention_flops(self) -> float:
+        """6 · T · d · L · N · tokens."""
+        return attention_flops(self.model, self.total_tokens, self.seq_len)
 
-        Raises:
-            UserError: for a record of another schema version.
-        """
-        fields = dict(fields)
-        schema = fields.pop("schema", None)
-        if schema != SCHEMA_VERSION:
-            raise UserError(
-                f"run record has schema {schema!r}, this version reads {SCHEMA_VERSION}; "
-                "use the version that wrote it, or another paths.runs= directory"
-            )
-        return cls(
-            **{
-                **fields,
-                "model": ModelConfig(**fields["model"]),
-                "table": tuple(ParameterRow(**row) for row in fields["table"]),
-                "betas": tuple(fields["betas"]),
-                "schedule": Schedule(**fields["schedule"]),
-            }
-        )
+    @property
+    def n_parallel(self) -> int:
+        """Sequences of a batch."""
+        return self.batch_sequences
+
+
+@dataclass(frozen=True)
+class ProbeConfig(_Run):
+    """The first optimizer steps at a constant rate, on the same random tokens every step (Section 5.1).
+
+    Attributes:
+        model: shape and residual scale ε as a number.
+        table: the per-tensor parameterization, rates resolved.
+        betas: AdamW's β₁ and β₂.
+        steps: optimizer steps.
+        sequences: sequences of random tokens.
+        seq_len: tokens in one sequence.
+        seed: of initialisation and tokens.
+        increment_layers: layers that make one of the increments whose cosines are read out at the end; None for no
+            read-out.
+    """
+
+    KIND: ClassVar[str] = "probe"
+
+    model: ModelConfig
+    table: tuple[ParameterRow, ...]
+    betas: tuple[float, float]
+    steps: int
+    sequences: int
+    seq_len: int
+    seed: int
+    increment_layers: int | None
+
+    @property
+    def _head(self) -> str:
+        return f"probe-L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
+
+    @property
+    def residual_scale(self) -> float:
+        """ε."""
+        return self.model.residual_scale
+
+    @property
+    def applications(self) -> int:
+        """Blocks that a token passes through: L · N."""
+        return self.model.n_layers * self.model.n_loops
+
+    @property
+    def flops(self) -> float:
+        """6 · (P_block · L · N + P_head) · tokens."""
+        return training_flops(self.model, self.steps * self.sequences * self.seq_len)
+
+    @property
+    def attention_flops(self) -> float:
+        """6 · T · d · L · N · tokens."""
+        return attention_flops(self.model, self.steps * self.sequences * self.seq_len, self.seq_len)
+
+
+@dataclass(frozen=True)
+class TheoryConfig(_Run):
+    """The residual recursion of Equations 1 and 2, h ← h + ε · W_ℓ · ReLU(h), drawn several times.
+
+    Attributes:
+        d_model: width d.
+        n_layers: matrices L in the stack.
+        n_loops: times N the stack is applied.
+        residual_scale: ε.
+        shared: the N applications of a layer share its matrix; otherwise each draws its own.
+        seeds: one draw of matrices and input each.
+    """
+
+    KIND: ClassVar[str] = "theory"
+
+    d_model: int
+    n_layers: int
+    n_loops: int
+    residual_scale: float
+    shared: bool
+    seeds: tuple[int, ...]
+
+    @property
+    def _head(self) -> str:
+        return f"theory-L{self.n_layers}-N{self.n_loops}"
+
+    @property
+    def steps(self) -> int:
+        """Draws."""
+        return len(self.seeds)
+
+    @property
+    def applications(self) -> int:
+        """Layers that the input passes through: L · N."""
+        return self.n_layers * self.n_loops
+
+    @property
+    def flops(self) -> float:
+        """2 · d² a matrix-vector product."""
+        return 2.0 * self.d_model**2 * self.applications * len(self.seeds)
+
+
+AnyRun = RunConfig | ProbeConfig | TheoryConfig
+KINDS: dict[str, type[AnyRun]] = {kind.KIND: kind for kind in (RunConfig, ProbeConfig, TheoryConfig)}
+
+
+def run_from_dict(fields: dict[str, Any]) -> AnyRun:
+    """The run of whatever kind whose `to_dict` gave `fields`.
+
+    Raises:
+        UserError: for a record of an unknown kind or another schema version.
+    """
+    kind = fields.get("kind", RunConfig.KIND)  # records of schema 1 had none; `from_dict` refuses them by name
+    if kind not in KINDS:
+        raise UserError(f"run record has kind {kind!r}; this version knows {', '.join(KINDS)}")
+    return KINDS[kind].from_dict(fields)
 
 
 @dataclass(frozen=True)
@@ -120,18 +273,19 @@ class Execution:
     checkpoint_every: int
 
 
-def format_rate(rate: float) -> str:
-    """A learning rate as people write it: 1.25e-3, not 0.00125."""
-    mantissa, exponent = f"{rate:.3e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to 12 significant digits, so that a power's last bit cannot make a second run of the same one."""
-    if isinstance(value, float):
-        return float(f"{value:.12g}")
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _restored(key: str, value: Any) -> Any:
+    match key:
+        case "model":
+            return ModelConfig(**value)
+        case "table":
+            return tuple(ParameterRow(**row) for row in value)
+        case "schedule":
+            return Schedule(**value)
+    return tuple(value) if isinstance(value, list) else value

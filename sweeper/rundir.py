@@ -2,6 +2,7 @@
 
 config.yaml      frozen at submission; the worker never composes again
 metrics.jsonl    one line per logged step, flushed
+readouts.json    what the finished model's residual stream does, where the run reads it out
 checkpoint/      atomic, verified, the last two
 failure.json     why the run was given up, if it was
 attempts.json    failures since the last checkpoint, on a cluster
@@ -22,7 +23,7 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json, write_text
-from sweeper.run_config import Execution, RunConfig
+from sweeper.run_config import AnyRun, Execution, run_from_dict
 
 TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
 
@@ -53,7 +54,7 @@ class RunDir:
         """What the run's workers printed."""
         return self.path / "log.txt"
 
-    def freeze(self, config: RunConfig, execution: Execution, labels: dict[str, Any]) -> None:
+    def freeze(self, config: AnyRun, execution: Execution, labels: dict[str, Any]) -> None:
         """Write config.yaml, unless the run is finished.
 
         An unfinished run that is submitted again takes the new `execution`; all else is the same by its identity.
@@ -65,7 +66,7 @@ class RunDir:
         record = {"run": config.to_dict(), "execution": asdict(execution), "labels": labels}
         write_text(target, yaml.safe_dump(record, sort_keys=False))
 
-    def load(self) -> tuple[RunConfig, Execution]:
+    def load(self) -> tuple[AnyRun, Execution]:
         """The frozen configuration.
 
         Raises:
@@ -74,7 +75,7 @@ class RunDir:
         target = self.path / "config.yaml"
         try:
             record = yaml.safe_load(target.read_text())
-            config, execution = RunConfig.from_dict(record["run"]), Execution(**record["execution"])
+            config, execution = run_from_dict(record["run"]), Execution(**record["execution"])
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(
                 f"{target} cannot be read ({error}); delete {self.path} and submit the sweep again"
@@ -90,6 +91,14 @@ class RunDir:
         """result.json, or None while the run is not finished."""
         result = read_json(self.path / "result.json")
         return result if isinstance(result, dict) else None
+
+    def write_readouts(self, readouts: dict[str, Any]) -> None:
+        """Keep what `sweeper.readouts` measured; before the result, which is the last write."""
+        write_json(self.path / "readouts.json", readouts)
+
+    def readouts(self) -> dict[str, Any]:
+        """readouts.json; empty if there is none."""
+        return read_json(self.path / "readouts.json") or {}
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Finish the run. The last write; a finished run is never run again."""

@@ -16,7 +16,7 @@ class Sweep:
         name: of the manifest file, unique among sweeps.
         experiment: what was swept, such as `lr_transfer`; figures look for it.
         preset: scale of the runs.
-        cells: one a grid point: the axes (see `sweeper.config.ResolvedRun`) and `run_id`.
+        cells: one a grid point: the axes (see `sweeper.resolve.ResolvedRun`) and `run_id`.
     """
 
     name: str

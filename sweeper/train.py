@@ -29,10 +29,10 @@ def train(config: DictConfig) -> None:
 
 
 def _train_one(config: DictConfig) -> None:
-    from sweeper.config import data_spec, depth_warning, resolve
     from sweeper.data import prepare_data
     from sweeper.execute import execute_run
     from sweeper.outcome import Outcome
+    from sweeper.resolve import data_spec, depth_warning, resolve
     from sweeper.rundir import RunDir
 
     roots = {name: Path(str(config.paths[name])) for name in ("runs", "data")}

@@ -1,17 +1,16 @@
 """The training loop of one run: from its last checkpoint, or from the start, to a result."""
 
-import json
 import logging
 import math
 import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,9 @@ from model import LoopedTransformer, initialize_, parameter_groups
 from sweeper.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.data import TokenData
 from sweeper.errors import UserError
+from sweeper.metrics import MetricsFile
 from sweeper.ranks import ALONE, Ranks
+from sweeper.readouts import READOUT_TOKENS, stream_readouts
 from sweeper.run_config import Execution, RunConfig
 from sweeper.rundir import RunDir
 
@@ -40,6 +41,44 @@ class Progress:
 
 
 Reporter = Callable[[Progress], None]
+
+
+def prepare_device(execution: Execution, precision: str) -> torch.device:
+    """The device of this process's runs, with threads and the precision of products set.
+
+    Raises:
+        UserError: if it is missing.
+    """
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
+    torch.set_num_threads(execution.threads)
+    torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+    return torch.device(execution.device)
+
+
+class Since:
+    """Seconds since its creation, as `outcome` takes them, for runs that are one step after another and no more."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time as `step`, processor time as `cpu`."""
+        return {"step": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu}
+
+
+def outcome(state: str, reason: str, step: int, steps: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The measured part of a result that runs of every kind have. `seconds`: wall time by what it went into, and all
+    of the processor time as `cpu`."""
+    return {
+        "state": state,
+        "reason": reason,
+        "val_loss": None,
+        "step": step,
+        "steps": steps,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
 class Trainer:
@@ -73,12 +112,8 @@ class Trainer:
                 f"model.vocab_size={config.model.vocab_size} is smaller than the data's vocabulary of "
                 f"{data.manifest.vocab_size}; set it to that"
             )
-        if execution.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
-        torch.set_num_threads(execution.threads)
-        torch.set_float32_matmul_precision("high" if config.precision == "bf16" else "highest")
+        self.device = prepare_device(execution, config.precision)
         self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
-        self.device = torch.device(execution.device)
         model = LoopedTransformer(config.model, recompute=execution.recompute)
         initialize_(model, config.table, config.seed)
         self.model = model.to(self.device)
@@ -87,12 +122,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.table), betas=config.betas, fused=True)
         self.step = 0
         self.val_loss = math.nan
-        self.seconds = {
-            "step": 0.0,
-            "validation": 0.0,
-            "checkpoint": 0.0,
-            "compile": 0.0,
-        }  # over all attempts
+        self.seconds = dict.fromkeys(("step", "validation", "checkpoint", "compile", "readouts", "cpu"), 0.0)
 
     def run(self, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
         """Train until done, diverged or told to stop.
@@ -107,18 +137,12 @@ class Trainer:
         self._resume()
         if self.execution.compile:
             self.warm_up()
-        with (self.rundir.metrics if self.ranks.leads else Path(os.devnull)).open("a") as metrics:
+        with MetricsFile(self.rundir.metrics if self.ranks.leads else Path(os.devnull)) as metrics:
             return self._loop(metrics, stop, report)
 
     def validate(self) -> float:
         """Mean loss over the fixed validation set, in nats per token."""
-        rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
-        if rows.shape[0] * self.config.seq_len < self.config.validation_tokens:
-            raise UserError(
-                f"validation.tokens={self.config.validation_tokens} exceeds the validation split, which has "
-                f"{rows.shape[0] * self.config.seq_len} in sequences of {self.config.seq_len}; lower it"
-            )
-        parts = torch.split(torch.from_numpy(rows), self.execution.micro_batch)
+        parts = torch.split(self._validation_rows(), self.execution.micro_batch)
         losses = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
         with torch.no_grad():
             for i in range(self.ranks.rank, len(parts), self.ranks.size):
@@ -126,7 +150,23 @@ class Trainer:
         self.ranks.sum_([losses])
         return float(losses.mean())
 
-    def _loop(self, metrics: IO[str], stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+    def readouts(self) -> dict[str, Any]:
+        """What the residual stream does on the first tokens of the validation set, see `stream_readouts`."""
+        sequences = max(1, min(READOUT_TOKENS, self.config.validation_tokens) // self.config.seq_len)
+        parts = torch.split(self._validation_rows()[:sequences], self.execution.micro_batch)
+        with self._autocast():
+            return stream_readouts(self.model, (part.to(self.device) for part in parts))
+
+    def _validation_rows(self) -> Tensor:
+        rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
+        if rows.shape[0] * self.config.seq_len < self.config.validation_tokens:
+            raise UserError(
+                f"validation.tokens={self.config.validation_tokens} exceeds the validation split, which has "
+                f"{rows.shape[0] * self.config.seq_len} in sequences of {self.config.seq_len}; lower it"
+            )
+        return torch.from_numpy(rows)
+
+    def _loop(self, metrics: MetricsFile, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
         execution, steps = self.execution, self.config.schedule.steps
         reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
         while self.step < steps:
@@ -136,14 +176,14 @@ class Trainer:
             with self._timed("step"):
                 line = self.train_step()
             if line is not None:
-                _write_line(metrics, line)
+                metrics.write(line)
                 if not math.isfinite(line["loss"]):
                     return self._outcome("diverged", f"loss is {line['loss']} at step {self.step}")
             last = self.step == steps
             if last or self.step % execution.validate_every == 0:
                 with self._timed("validation"):
                     self.val_loss = self.validate()
-                _write_line(metrics, {"step": self.step, "val_loss": self.val_loss})
+                metrics.write({"step": self.step, "val_loss": self.val_loss})
             if last or self.step % execution.checkpoint_every == 0:
                 self._checkpoint()
             if line is not None and time.monotonic() - reported > REPORT_SECONDS:
@@ -151,6 +191,9 @@ class Trainer:
                 rate = (self.step - start_step) / (self.seconds["step"] - start_seconds)
                 left = (steps - self.step) / rate
                 report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens, left))
+        if self.ranks.leads:
+            with self._timed("readouts"):
+                self.rundir.write_readouts(self.readouts())
         if not self.val_loss <= self.config.diverged_above:  # also true of nan
             reason = f"final val_loss {self.val_loss:.4f} is not at most {self.config.diverged_above:g}"
             return self._outcome("diverged", reason)
@@ -189,9 +232,12 @@ class Trainer:
         """Mean loss of rows (B, T + 1)."""
         if self.device.type == "cuda":
             rows = rows.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with self._autocast():
             loss: Tensor = self.model(rows[:, :-1], rows[:, 1:])
         return loss
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def warm_up(self) -> None:
         """Compile before the first timed step, on both graphs that the loop will use.
@@ -220,7 +266,8 @@ class Trainer:
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.val_loss, self.seconds = state["step"], state["val_loss"], state["seconds"]
+            self.step, self.val_loss = state["step"], state["val_loss"]
+            self.seconds |= state["seconds"]
         if leads:
             self.rundir.truncate_metrics(self.step)
 
@@ -239,25 +286,14 @@ class Trainer:
 
     def _outcome(self, state: str, reason: str) -> dict[str, Any]:
         return {
-            "state": state,
-            "reason": reason,
+            **outcome(state, reason, self.step, self.config.schedule.steps, self.seconds),
             "val_loss": self.val_loss if math.isfinite(self.val_loss) else None,
-            "step": self.step,
-            "steps": self.config.schedule.steps,
             "tokens": self.step * self.config.batch_tokens,
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[name] += time.perf_counter() - began
-
-
-def _write_line(metrics: IO[str], line: dict[str, float]) -> None:
-    """Append one line and hand it to the system; JSON has no word for a number that is not finite, so null."""
-    finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
-    metrics.write(json.dumps(finite) + "\n")
-    metrics.flush()
+        self.seconds["cpu"] += time.process_time() - cpu

@@ -11,12 +11,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sweeper.config import ResolvedRun
 from sweeper.errors import UserError
 from sweeper.launch import Roots, compose_grid, saved_plan
 from sweeper.lock import Guard
 from sweeper.plan import GPU_NAME, Plan, gpu_hours, print_plan
 from sweeper.records import State, run_status
+from sweeper.resolve import ResolvedRun
 from sweeper.rundir import RunDir
 from sweeper.slurm.options import SlurmOptions
 from sweeper.slurm.queue import run_jobs
@@ -106,10 +106,10 @@ def _with_queue(plan: Plan, roots: Roots) -> Plan:
 
 def _check_shares(runs: Mapping[str, ResolvedRun], options: SlurmOptions) -> None:
     for run in runs.values():
-        if run.config.batch_sequences % options.ranks:
+        if run.config.n_parallel % options.ranks:
             raise UserError(
                 f"hydra.launcher.nodes={options.nodes} x gpus_per_node={options.gpus_per_node} does not divide "
-                f"batch.sequences={run.config.batch_sequences}; use a number of GPUs that does, or pack=k"
+                f"the {run.config.n_parallel} sequences of a step; use a number of GPUs that does, or pack=k"
             )
         if run.execution.device == "cuda" and not options.gpus_per_node:
             raise UserError("hydra.launcher.gpus_per_node=0, but execution.device=cuda; ask for at least one GPU")

@@ -11,11 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
 import sweeper.train
-from sweeper.config import check_rates, resolve
 from sweeper.errors import UserError
-from sweeper.flops import attention_flops, training_flops
 from sweeper.grid import check_axes, compose_jobs
 from sweeper.plan import GPU_PEAK_FLOPS, GPU_UTILISATION
+from sweeper.resolve import check_rates, resolve
 
 
 @dataclass
@@ -139,10 +138,10 @@ class TestPaper:
     def test_cost(self, paper_runs) -> None:
         """5.8e21 FLOPs without attention, some 4,100 H100-hours at 40% utilisation."""
         distinct = {run.config.run_id: run.config for run in paper_runs}.values()
-        total = sum(map(training_flops, distinct))
+        total = sum(run.flops for run in distinct)
         assert f"{total:.1e}" == "5.8e+21"
         assert total / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600 == pytest.approx(4_100, rel=0.02)
-        assert 0.1 * total < sum(map(attention_flops, distinct)) < total
+        assert 0.1 * total < sum(run.attention_flops for run in distinct) < total
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "laptop", "gpu", "paper"])

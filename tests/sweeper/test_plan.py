@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.config import ResolvedRun
-from sweeper.flops import training_flops
 from sweeper.plan import Plan, StepTimes, learned_step_times
 from sweeper.records import RunStatus, State
+from sweeper.resolve import ResolvedRun
 from sweeper.sweep import Sweep
 
 
@@ -54,7 +53,7 @@ def test_a_runs_time_is_its_steps_times_base_and_blocks(literal_run) -> None:
 def test_the_costliest_run_goes_first(literal_run, execution) -> None:
     shapes = [(1, 1), (1, 8), (4, 1), (4, 8), (2, 2)]
     order = plan(literal_run, execution, shapes)
-    costs = [training_flops(order.runs[run_id].config) for run_id in order.to_run]
+    costs = [order.runs[run_id].config.flops for run_id in order.to_run]
     assert len(costs) == 5
     assert costs == sorted(costs, reverse=True)
 

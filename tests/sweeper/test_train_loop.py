@@ -278,7 +278,7 @@ def full(*_: object) -> None:
 
 @pytest.mark.parametrize(
     ("where", "replacement"),
-    [("sweeper.files.os.fsync", full), ("sweeper.training.json", SimpleNamespace(dumps=full))],
+    [("sweeper.files.os.fsync", full), ("sweeper.metrics.json", SimpleNamespace(dumps=full))],
     ids=["lock", "metrics"],
 )
 def test_a_full_disk_is_refused_with_the_way_out(runs, run_config, data_root, where, replacement, monkeypatch) -> None:

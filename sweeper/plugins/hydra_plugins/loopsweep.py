@@ -3,7 +3,7 @@
 Hydra accepts plugins only from the namespace package `hydra_plugins`; what they do lives in `sweeper`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -53,7 +53,22 @@ class SlurmLauncher(Launcher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's basic sweeper, without its file on disk and its own slow composition of every job."""
+    """Hydra's basic sweeper, without its file on disk and its own slow composition of every job.
+
+    Args:
+        params: axes of the grid, each a comma list.
+        grids: several such grids, one after the other, where the points wanted are not one product of axes.
+        max_batch_size: not used; all jobs go to the launcher at once.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        grids: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self._grids: Sequence[Mapping[str, str]] = grids or [{}]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand the axes and hand all jobs to the launcher at once."""
@@ -62,7 +77,9 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        axes = [f"{key}={value}" for key, value in (self.params or {}).items()]
-        overrides = parser.parse_overrides([*axes, *arguments])
-        [jobs] = self.split_arguments(overrides, max_batch_size=None)
+        jobs = []
+        for grid in self._grids:
+            axes = [f"{key}={value}" for axes in (self.params or {}, grid) for key, value in axes.items()]
+            [batch] = self.split_arguments(parser.parse_overrides([*axes, *arguments]), max_batch_size=None)
+            jobs += batch
         return self.launcher.launch(jobs, initial_job_idx=0)

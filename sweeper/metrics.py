@@ -1,0 +1,25 @@
+"""metrics.jsonl: one JSON object a line, handed to the system as it is written."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class MetricsFile:
+    """The end of a run's metrics, open for writing; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, line: Mapping[str, float]) -> None:
+        """Append one line; JSON has no word for a number that is not finite, so null."""
+        finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()

@@ -13,7 +13,7 @@ from sweeper.errors import UserError
 
 STATES = ("pending", "running", "done", "diverged", "failed", "lost")
 FORMATS = ("pdf", "png")
-CELL_KEY = ["panel", "n_loops", "base_lr", "seed"]
+CELL_KEY = ["panel", "rule", "n_layers", "n_loops", "base_lr", "seed"]
 COLUMN_TYPES = {
     "sweep": "str",
     "experiment": "str",
@@ -33,6 +33,8 @@ COLUMN_TYPES = {
     "steps": "int64",
     "reason": "str",
 }
+OPTIONAL_TYPES = {"d_model": "int64"}  # older sweeps have none
+UNTRAINED = ("init_probe", "increments", "theory")  # experiments whose runs end without a validation loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +88,33 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     return validated(sweep_table(manifest, args.runs), experiment)
 
 
+def load_curves(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
+    """Metrics of the cells' runs: run_id, step, and a column a metric (`sweeper.export`)."""
+    if args.results is not None:
+        return _stored_table(args.results, "curves", cells)
+    from sweeper.export import curves_table
+
+    return curves_table(args.runs, list(cells["run_id"].unique()))
+
+
+def load_readouts(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
+    """Read-outs of the cells' runs: run_id, readout, i, j, mean, std (`sweeper.export`)."""
+    if args.results is not None:
+        return _stored_table(args.results, "readouts", cells)
+    from sweeper.export import readouts_table
+
+    return readouts_table(args.runs, list(cells["run_id"].unique()))
+
+
+def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame:
+    directory = results.parent if results.is_file() else results
+    file = directory / f"{name}.parquet"
+    if not file.is_file():
+        raise UserError(f"--results: no {file}; `loopsweep export SWEEP --out {directory}` writes it")
+    table = pd.read_parquet(file)
+    return table[table["run_id"].isin(cells["run_id"])].reset_index(drop=True)
+
+
 def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFrame:
     """The cells in `results`, a parquet file or a directory with one; of sweep `name` only, if given."""
     file = results if results.is_file() else results / "cells.parquet"
@@ -114,7 +143,8 @@ def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
     if cells.empty:
         raise UserError(f"cell table: no cell of a {experiment} sweep in it")
     try:
-        cells = cells[list(COLUMN_TYPES)].astype(COLUMN_TYPES)
+        types = COLUMN_TYPES | {name: kind for name, kind in OPTIONAL_TYPES.items() if name in cells}
+        cells = cells[list(types)].astype(types)
     except (ValueError, TypeError) as error:
         raise UserError(f"cell table: a column has the wrong type ({_first_line(error)})") from error
     if other := sorted(set(cells["experiment"]) - {experiment}):
@@ -126,14 +156,16 @@ def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
     if not (cells["base_lr"] > 0).all():
         raise UserError("cell table: a base_lr is not positive; rates are drawn on a log axis")
     _refuse_rows(cells, cells.duplicated(CELL_KEY), "appears twice; each cell stands once")
-    _refuse_rows(cells, (cells["state"] == "done") & cells["val_loss"].isna(), "is done but has no val_loss")
+    if experiment not in UNTRAINED:
+        _refuse_rows(cells, (cells["state"] == "done") & cells["val_loss"].isna(), "is done but has no val_loss")
     return cells.sort_values(CELL_KEY, ignore_index=True)
 
 
 def _refuse_rows(cells: pd.DataFrame, wrong: "pd.Series[bool]", why: str) -> None:
     if wrong.any():
-        panel, n_loops, rate, seed = cells.loc[wrong, CELL_KEY].iloc[0]
-        raise UserError(f"cell table: panel {panel}, N = {n_loops}, base_lr = {rate:g}, seed {seed} {why}")
+        panel, rule, n_layers, n_loops, rate, seed = cells.loc[wrong, CELL_KEY].iloc[0]
+        cell = f"panel {panel}, {rule}, L = {n_layers}, N = {n_loops}, base_lr = {rate:g}, seed {seed}"
+        raise UserError(f"cell table: {cell} {why}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -98,9 +98,7 @@ def initialize_(model: "nn.Module", table: tuple[ParameterRow, ...], seed: int) 
         if row.init_std is None:
             torch.nn.init.ones_(parameter)
             continue
-        draw = torch.randn(
-            parameter.shape, generator=generator
-        )  # on the CPU, for every device
+        draw = torch.randn(parameter.shape, generator=generator)  # on the CPU, for every device
         while (outside := draw.abs() > 3).any():  # torch.nn.init.trunc_normal_ would draw the whole tensor again
             draw[outside] = torch.randn(int(outside.sum()), generator=generator)
         with torch.no_grad():

@@ -38,15 +38,17 @@ def toy_recursion(
     generator = torch.Generator().manual_seed(seed)
 
     def gaussian(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64) / math.sqrt(d_model)
+        return torch.randn(*shape, generator=generator) / math.sqrt(d_model)
 
     h = gaussian(d_model)
     h *= math.sqrt(d_model) / h.norm()
     matrices = [gaussian(d_model, d_model) for _ in range(n_layers)] if shared else []
-    branches = torch.zeros_like(h)
+    branches, unit = torch.zeros_like(h), 1.0  # h and branches are in multiples of `unit`
     for n in range(n_loops * n_layers):
         u = h.relu()
         r = matrices[n % n_layers] @ u if shared else gaussian(d_model) * u.norm()
         h = h + residual_scale * r
         branches += r
-    return ToyOutcome(float(h.norm()) / math.sqrt(d_model), float(branches.square().sum()) / d_model)
+        if (size := float(h.norm())) > 1e9:  # the recursion is homogeneous: what would overflow can be rescaled
+            h, branches, unit = h / size, branches / size, unit * size
+    return ToyOutcome(unit * float(h.norm()) / math.sqrt(d_model), unit**2 * float(branches.square().sum()) / d_model)

@@ -16,7 +16,7 @@ SWEEP_COMMANDS = {
     "retry": "submit failed, lost and timed-out runs again",
     "cancel": "cancel a sweep's SLURM jobs; results and checkpoints stay",
     "logs": "the last lines of what runs and their jobs printed",
-    "export": "write a sweep's cells as parquet",
+    "export": "write a sweep's cells, curves and read-outs as parquet",
 }
 
 
@@ -58,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument("--run", help="part of a run's name (default: all that need a look)")
                 command.add_argument("--lines", type=int, default=20, help="of each log")
             case "export":
-                command.add_argument("--out", type=Path, required=True, help="parquet file to write")
+                command.add_argument(
+                    "--out", type=Path, required=True, help="directory for all tables, or a .parquet file for the cells"
+                )
+                command.add_argument("--command", dest="made_by", help="that made the sweep, for provenance.json")
     return parser
 
 
@@ -86,7 +89,7 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
         case "logs":
             sweep.logs(arguments.run, arguments.lines)
         case "export":
-            sweep.export(arguments.out)
+            sweep.export(arguments.out, arguments.made_by)
 
 
 if __name__ == "__main__":

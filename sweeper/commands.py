@@ -129,14 +129,25 @@ class SweepCommands:
             if job_log is not None and job_log.is_file():
                 self._tail(job_log, job_log.read_text(errors="replace").splitlines()[-lines:])
 
-    def export(self, out: Path) -> None:
-        """Write the tidy table, one row per cell, as parquet; states are those that the runs' directories tell."""
-        from sweeper.records import sweep_table
+    def export(self, out: Path, command: str | None) -> None:
+        """Write the sweep's tables; states are those that the runs' directories tell.
 
-        table = sweep_table(self.manifest, self.runs)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(out, index=False)
-        self.console.print(f"wrote {len(table)} cells to {out}")
+        Args:
+            out: a directory for all tables, see `sweeper.export`; or a .parquet file for the cells alone.
+            command: that made the sweep, for the record; None for what its name says.
+        """
+        if out.suffix == ".parquet":
+            from sweeper.records import sweep_table
+
+            cells = sweep_table(self.manifest, self.runs)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            cells.to_parquet(out, index=False)
+        else:
+            from sweeper.export import export_sweep
+
+            made = command or f"loopsweep submit +sweep={self.sweep.experiment} preset={self.sweep.preset}"
+            cells = export_sweep(self.manifest, self.runs, out, made)
+        self.console.print(f"wrote {len(cells)} cells to {out}")
 
     def _statuses(self) -> dict[str, RunStatus]:
         return sweep_status(self.sweep, self.runs, self.sweeps)

@@ -1,0 +1,118 @@
+"""A sweep as tables: what figures need of its runs, in a few files that can travel.
+
+cells.parquet      one row per grid point, see `sweeper.records.sweep_table`
+curves.parquet     the runs' metrics: run_id, step, one column a metric
+readouts.parquet   the runs' read-outs: run_id, readout, i, j, mean, std (j = −1 for vectors)
+provenance.json    per sweep: commits, packages, processors, core-hours, how it was made
+
+One directory may hold several sweeps.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweeper.files import read_json, write_json
+from sweeper.records import sweep_table
+from sweeper.rundir import RunDir
+from sweeper.sweep import Sweep
+
+CURVE_POINTS = 200  # kept of a run's metrics at most, beside its validations
+READOUT_COLUMNS = ("run_id", "readout", "i", "j", "mean", "std")
+
+
+def export_sweep(manifest: Path, runs: Path, out: Path, command: str) -> pd.DataFrame:
+    """Write the tables of one sweep into directory `out`, beside those of other sweeps that are there.
+
+    Args:
+        manifest: the sweep's file.
+        runs: directory of run directories.
+        out: made if missing; what it holds of the same sweep is replaced.
+        command: that made the sweep, for the record.
+
+    Returns:
+        The sweep's cells.
+    """
+    sweep, cells = Sweep.load(manifest), sweep_table(manifest, runs)
+    out.mkdir(parents=True, exist_ok=True)
+    others = _read(out / "cells.parquet")
+    kept = others[others["sweep"] != sweep.name] if len(others) else others
+    alive = set(kept["run_id"]) if len(kept) else set()
+    tables = {
+        "cells": (kept, cells),
+        "curves": (_of(_read(out / "curves.parquet"), alive), curves_table(runs, sweep.run_ids)),
+        "readouts": (_of(_read(out / "readouts.parquet"), alive), readouts_table(runs, sweep.run_ids)),
+    }
+    for name, (old, new) in tables.items():
+        key = ["sweep", "run_id"] if name == "cells" else ["run_id"]
+        table = pd.concat([part for part in (old, new) if len(part)] or [new], ignore_index=True)
+        if name != "cells":
+            table = table.drop_duplicates([*key, *(("step",) if name == "curves" else ("readout", "i", "j"))])
+        table.to_parquet(out / f"{name}.parquet", index=False, compression="zstd")
+    described = read_json(out / "provenance.json") or {}
+    write_json(out / "provenance.json", {**described, sweep.name: describe(sweep, runs, command)})
+    return cells
+
+
+def curves_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
+    """The metrics of runs, thinned to `CURVE_POINTS` a run and every validation; NaN where a line lacks a metric."""
+    lines = [
+        {"run_id": run_id, **line} for run_id in run_ids for line in _thinned(RunDir(runs / run_id).read_metrics())
+    ]
+    table = pd.DataFrame(lines, columns=None if lines else ["run_id", "step"])
+    # The last line and the validation of one step are two lines of the file, and one row here.
+    table = table.groupby(["run_id", "step"], sort=False, as_index=False).first()
+    metrics = [name for name in table if name not in ("run_id", "step")]
+    return table.astype({"step": "int64"} | dict.fromkeys(metrics, "float64"))
+
+
+def readouts_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
+    """The read-outs of runs as one long table; i and j count from 0."""
+    rows: list[tuple[Any, ...]] = []
+    for run_id in run_ids:
+        for name, values in RunDir(runs / run_id).readouts().items():
+            for i, (mean, std) in enumerate(zip(values["mean"], values["std"], strict=True)):
+                if isinstance(mean, list):
+                    rows += [(run_id, name, i, j, *pair) for j, pair in enumerate(zip(mean, std, strict=True))]
+                else:
+                    rows.append((run_id, name, i, -1, mean, std))
+    return pd.DataFrame(rows, columns=READOUT_COLUMNS).astype({"i": "int32", "j": "int32"})
+
+
+def describe(sweep: Sweep, runs: Path, command: str) -> dict[str, Any]:
+    """Where the results of a sweep come from, and what they cost."""
+    results = [result for run_id in sweep.run_ids if (result := RunDir(runs / run_id).result()) is not None]
+    origins = [result["provenance"] for result in results]
+    seconds = [result["seconds"] for result in results]
+    return {
+        "experiment": sweep.experiment,
+        "preset": sweep.preset,
+        "command": command,
+        "runs": len(sweep.run_ids),
+        "finished": len(results),
+        "commit": sorted({str(origin["commit"]) for origin in origins}),
+        "packages": origins[-1]["packages"] if origins else {},
+        "python": origins[-1]["python"] if origins else "",
+        "processor": sorted({origin["processor"] for origin in origins}),
+        "run_hours": sum(sum(value for key, value in parts.items() if key != "cpu") for parts in seconds) / 3600,
+        "core_hours": sum(parts.get("cpu", 0.0) for parts in seconds) / 3600,
+    }
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    stride = -(-len(lines) // CURVE_POINTS)
+    return [
+        line
+        for number, line in enumerate(lines, start=1)
+        if "val_loss" in line or number == len(lines) or (number - 1) % stride == 0
+    ]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _of(table: pd.DataFrame, run_ids: set[str]) -> pd.DataFrame:
+    return table[table["run_id"].isin(run_ids)] if len(table) else table

@@ -55,6 +55,8 @@ class SlurmLauncher(Launcher):
 class GridSweeper(BasicSweeper):
     """Hydra's basic sweeper, without its file on disk and its own slow composition of every job.
 
+    An argument with the key of an axis takes the axis's place, so that a part of a grid, or a wider one, can be asked for.
+
     Args:
         params: axes of the grid, each a comma list.
         grids: several such grids, one after the other, where the points wanted are not one product of axes.
@@ -77,9 +79,11 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        jobs = []
+        given = {override.key_or_group for override in parser.parse_overrides(arguments)}
+        jobs: dict[tuple[str, ...], None] = {}
         for grid in self._grids:
-            axes = [f"{key}={value}" for axes in (self.params or {}, grid) for key, value in axes.items()]
-            [batch] = self.split_arguments(parser.parse_overrides([*axes, *arguments]), max_batch_size=None)
-            jobs += batch
-        return self.launcher.launch(jobs, initial_job_idx=0)
+            axes = {key: value for key, value in {**(self.params or {}), **grid}.items() if key not in given}
+            overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
+            [batch] = self.split_arguments(overrides, max_batch_size=None)
+            jobs |= dict.fromkeys(map(tuple, batch))
+        return self.launcher.launch(list(jobs), initial_job_idx=0)

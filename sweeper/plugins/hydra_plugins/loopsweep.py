@@ -55,7 +55,8 @@ class SlurmLauncher(Launcher):
 class GridSweeper(BasicSweeper):
     """Hydra's basic sweeper, without its file on disk and its own slow composition of every job.
 
-    An argument with the key of an axis takes the axis's place, so that a part of a grid, or a wider one, can be asked for.
+    An argument with the key of an axis takes the axis's place, so that a part of a grid or a wider one can be asked
+    for. Of several grids, those that have none of the panels asked for are left out.
 
     Args:
         params: axes of the grid, each a comma list.
@@ -79,9 +80,11 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = {override.key_or_group for override in parser.parse_overrides(arguments)}
+        given = {text.partition("=")[0]: set(text.partition("=")[2].split(",")) for text in arguments}
         jobs: dict[tuple[str, ...], None] = {}
         for grid in self._grids:
+            if "panel" in given and "panel" in grid and given["panel"].isdisjoint(grid["panel"].split(",")):
+                continue
             axes = {key: value for key, value in {**(self.params or {}), **grid}.items() if key not in given}
             overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
             [batch] = self.split_arguments(overrides, max_batch_size=None)

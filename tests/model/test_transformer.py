@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model import ModelConfig
+from model import LoopedTransformer, ModelConfig
 
 
 def gradients(model, tokens) -> dict[str, torch.Tensor]:
@@ -104,3 +104,22 @@ def test_a_shape_that_cannot_be_is_an_error_that_names_the_field(fields, message
     shape = {"vocab_size": 61, "d_model": 24, "n_heads": 3, "mlp_dim": 40, "n_layers": 2, "n_loops": 2}
     with pytest.raises(ValueError, match=message):
         ModelConfig(**{**shape, **fields})
+
+
+def test_segments_are_observed_in_the_order_the_data_flows(make_model, tokens) -> None:
+    """Layers in segments of one: N · L of them, the last equal to the last loop step."""
+    model = make_model(n_layers=2, n_loops=3)
+    whole: dict[int, torch.Tensor] = {}
+    model(tokens, observe=lambda n, h: whole.update({n: h}))
+    model.segment_layers = 1
+    parts: dict[int, torch.Tensor] = {}
+    model(tokens, observe=lambda n, h: parts.update({n: h}))
+    assert list(parts) == list(range(7))
+    for n, h in whole.items():
+        assert torch.equal(parts[2 * n], h)
+
+
+def test_layers_that_do_not_divide_into_segments_are_refused() -> None:
+    config = ModelConfig(vocab_size=8, d_model=4, n_heads=1, mlp_dim=8, n_layers=3, n_loops=1)
+    with pytest.raises(ValueError, match="n_layers=3 is not a multiple of segment_layers=2"):
+        LoopedTransformer(config, segment_layers=2)

@@ -51,8 +51,10 @@ def capture(*overrides: str) -> Grid:
         ("+sweep=lr_transfer", "preset=smoke"),
         ("preset=smoke", "panel=b,d", "optimizer.grad_clip=null,0.5", "schedule.steps=7"),
         ("preset=smoke,quick", "model.n_loops=1,2"),
+        ("+sweep=init_probe", "preset=smoke"),
+        ("+sweep=increments", "preset=smoke"),
     ],
-    ids=["smoke", "values and panels", "values and presets"],
+    ids=["smoke", "values and panels", "values and presets", "probes", "two grids"],
 )
 def test_every_job_is_composed_as_hydra_composes_it(overrides) -> None:
     caught = capture(*overrides)
@@ -183,3 +185,48 @@ def test_rates_given_as_an_axis_are_checked_too() -> None:
     for rates in ("2e-3", "1e-3"), ("1e-3", "-1"), ("1e-3", "many"):
         with pytest.raises(UserError, match=r"optimizer\.base_lr=\["):
             check_axes([[f"optimizer.base_lr={rate}"] for rate in rates])
+
+
+class TestProbes:
+    """Figures 2 to 4: no text, no schedule, the same rate for every tensor, rules that count loops or layers alike."""
+
+    @pytest.fixture(scope="class")
+    def probes(self):
+        """The paper's, by panel, depth and seed."""
+        runs = capture("+sweep=init_probe", "preset=paper").runs()
+        return {(run.axes["panel"], run.config.applications, run.config.seed): run.config for run in runs}
+
+    def test_the_rules_read_one_over_k_whether_k_counts_loops_or_layers(self, probes) -> None:
+        exponents = {"a": 0, "b": 0.5, "c": 1, "d": 0, "e": 0.5, "f": 1}
+        assert len(probes) == 6 * 7 * 10
+        for (panel, depth, _), run in probes.items():
+            assert run.residual_scale == pytest.approx(depth ** -exponents[panel[-1]])
+            shape = (depth, 1) if panel[-1] in "abc" else (1, depth)
+            assert (run.model.n_layers, run.model.n_loops) == shape
+
+    def test_width_steps_tokens_and_rates_are_the_papers(self, probes) -> None:
+        for run in probes.values():
+            assert (run.model.d_model, run.model.vocab_size, run.model.head_dim) == (768, 128_256, 64)
+            assert (run.steps, run.sequences, run.seq_len) == (10, 1, 128)
+            assert {row.lr for row in run.table} == {1e-4}
+
+    def test_one_block_applied_once_is_one_run_in_all_six_panels(self, probes) -> None:
+        assert len({run.run_id for run in probes.values()}) == 10 * (6 * 6 + 1)
+
+
+def test_an_argument_takes_the_place_of_an_axis() -> None:
+    part = capture("+sweep=lr_transfer", "preset=smoke", "panel=b", "model.n_loops=1,16").runs()
+    assert {run.axes["panel"] for run in part} == {"b"}
+    assert {run.axes["n_loops"] for run in part} == {1, 16}
+
+
+def test_of_several_grids_the_panels_asked_for_choose() -> None:
+    [run] = capture("+sweep=increments", "preset=paper", "panel=fig3b").runs()
+    assert (run.config.model.n_layers, run.config.model.n_loops, run.config.model.d_model) == (12, 64, 768)
+
+
+def test_the_exponent_sweep_meets_the_rules_it_interpolates() -> None:
+    exponents = capture("+sweep=exponent", "preset=quick").runs()
+    transfer = {run.config.run_id for run in capture("+sweep=lr_transfer", "preset=quick", "panel=a,b").runs()}
+    meet = {run.config.run_id for run in exponents if run.axes["rule"] in ("alpha=0.5", "alpha=1")}
+    assert meet == transfer

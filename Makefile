@@ -39,6 +39,10 @@ sweep-lr-transfer: $(READY)  ## Train Figure 5's grid (what is not finished yet)
 plan: $(READY)  ## Show Figure 5's grid, what of it is done and what the rest will cost
 	$(BIN)/loopsweep plan +sweep=lr_transfer preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
 
+.PHONY: data
+data: $(READY)  ## Prepare the preset's data ahead of a sweep (a sweep does it by itself)
+	$(BIN)/loopsweep data preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
+
 .PHONY: figures
 figures: $(READY)  ## Redraw Figure 5 from whatever has finished
 	$(BIN)/python analysis/plot_fig5.py

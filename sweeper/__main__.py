@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweeper.errors import UserError
 
+DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
     "submit": "carry out a grid, here or on a cluster; finished runs are not run again",
@@ -26,6 +27,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if arguments.command in GRID_COMMANDS:
             _multirun(arguments.command, arguments.overrides)
+        elif arguments.command == "data":
+            from sweeper.preparation import prepare
+
+            prepare(arguments.overrides)
         else:
             _on_sweep(arguments)
     except UserError as error:
@@ -41,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in GRID_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("overrides", nargs="+", help="Hydra overrides, such as +sweep=lr_transfer preset=quick")
+    command = commands.add_parser("data", help=DATA_COMMAND, description=DATA_COMMAND)
+    command.add_argument("overrides", nargs="*", help="Hydra overrides, such as preset=gpu data.path=/data/fineweb-edu")
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("sweep", nargs="?", help="name of the sweep (default: the newest)")

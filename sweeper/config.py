@@ -69,15 +69,16 @@ class BatchSection:
 
 @dataclass
 class TokenizerSection:
-    """`bpe` trains a small byte-level BPE on the training split; `llama3` is the published tokenizer."""
+    """`bpe` trains a small byte-level BPE on the training split, `llama3` is the published one; `path`: one's own."""
 
     kind: str = MISSING
     vocab_size: int = MISSING
+    path: str | None = None
 
 
 @dataclass
 class DataSection:
-    """Where text comes from; `path` replaces the named source by a directory of one's own."""
+    """Where text comes from; `path` replaces the named source by a directory of one's own, `files` limits the hub's."""
 
     name: str = MISSING
     path: str | None = None
@@ -85,6 +86,7 @@ class DataSection:
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     shard_tokens: int = MISSING
     val_fraction: float = MISSING
+    files: int | None = None
 
 
 @dataclass

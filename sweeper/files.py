@@ -14,7 +14,7 @@ from sweeper.errors import UserError
 
 def no_space(path: Path) -> UserError:
     """What to say when the disk is full."""
-    return UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR")
+    return UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR or paths.data=DIR")
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except (OSError, RuntimeError) as error:
         # torch.save turns a failed write into a RuntimeError of its own.
         origin = error if isinstance(error, OSError) else error.__context__
-        if isinstance(origin, OSError) and origin.errno == errno.ENOSPC:
+        if isinstance(origin, OSError) and origin.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(path) from error
         raise
     finally:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from sweeper.calibrate import measured_step_times
-from sweeper.data import DataSpec, find_data, prepare_data
+from sweeper.data import DataSpec, find_data
+from sweeper.data_view import prepare_in_view
 from sweeper.errors import SweepIncomplete, UserError
 from sweeper.gpus import visible_gpus
 from sweeper.grid import check_axes, compose_jobs
@@ -159,11 +160,7 @@ def _manifest_hash(spec: DataSpec, root: Path, console: Console, *, prepare: boo
     found = find_data(spec, root)
     if found is not None or not prepare:
         return found.hash if found else UNPREPARED
-
-    def report(line: str) -> None:
-        console.print(f"data: {line}", highlight=False, markup=False)
-
-    return prepare_data(spec, root, report).hash
+    return prepare_in_view(spec, root, console).hash
 
 
 def _plan(name: str, config: DictConfig, resolved: Sequence[ResolvedRun], runs: Path) -> Plan:

@@ -19,7 +19,10 @@ sys.path.append(str(Path(__file__).parent / "plugins"))
 register()
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent.parent / "conf"), config_name="config")
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def train(config: DictConfig) -> None:
     """Train the one run that `config` describes, in this process."""
     try:
@@ -70,11 +73,15 @@ def main() -> None:
         sys.exit(_exit_with(error))
 
 
-def _exit_with(error: Exception) -> int:
+def in_one_line(error: Exception) -> str:
+    """What an error of ours, of Hydra's or of OmegaConf's says to the person at the keyboard."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    details = " ".join(line for line in lines if not line.startswith(("object_type", "reference_type")))
-    print(f"error: {details}", file=sys.stderr)
+    return " ".join(line for line in lines if not line.startswith(("object_type", "reference_type")))
+
+
+def _exit_with(error: Exception) -> int:
+    print(f"error: {in_one_line(error)}", file=sys.stderr)
     return error.exit_status if isinstance(error, UserError) else UserError.exit_status
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from model import LoopedTransformer, initialize_, parameter_groups
 from sweeper.checkpoint import load_checkpoint, save_checkpoint
-from sweeper.data import TokenData
+from sweeper.data import Prefetch, TokenData
 from sweeper.errors import UserError
 from sweeper.metrics import MetricsFile
 from sweeper.ranks import ALONE, Ranks
@@ -120,6 +121,7 @@ class Trainer:
         if execution.compile:
             self.model.compile_blocks()
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.table), betas=config.betas, fused=True)
+        self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0
         self.val_loss = math.nan
         self.seconds = dict.fromkeys(("step", "validation", "checkpoint", "compile", "readouts", "cpu"), 0.0)
@@ -206,9 +208,7 @@ class Trainer:
         would wait for the device in every step: there it is looked at when a line is due.
         """
         config = self.config
-        offset, count = self.ranks.part(config.batch_sequences)
-        first = self.step * config.batch_sequences + offset
-        rows = torch.from_numpy(self.data.sequences(first, count, config.seq_len, config.seed))
+        rows = self._batches(self.step)
         loss = torch.zeros((), device=self.device)
         for part in torch.split(rows, self.execution.micro_batch):
             part_loss = self._loss(part) * (len(part) / config.batch_sequences)
@@ -230,8 +230,7 @@ class Trainer:
 
     def _loss(self, rows: Tensor) -> Tensor:
         """Mean loss of rows (B, T + 1)."""
-        if self.device.type == "cuda":
-            rows = rows.pin_memory().to(self.device, non_blocking=True)
+        rows = rows.to(self.device, non_blocking=True)
         with self._autocast():
             loss: Tensor = self.model(rows[:, :-1], rows[:, 1:])
         return loss
@@ -297,3 +296,11 @@ class Trainer:
         yield
         self.seconds[name] += time.perf_counter() - began
         self.seconds["cpu"] += time.process_time() - cpu
+
+
+def _batch(data: TokenData, config: RunConfig, ranks: Ranks, device: torch.device, step: int) -> Tensor:
+    """This rank's rows of a step's batch, int64 (B, T + 1); pinned for a GPU."""
+    offset, count = ranks.part(config.batch_sequences)
+    first = step * config.batch_sequences + offset
+    rows = torch.from_numpy(data.sequences(first, count, config.seq_len, config.seed))
+    return rows.pin_memory() if device.type == "cuda" else rows

@@ -5,7 +5,9 @@ into a manifest; `open_data` turns a manifest's hash into `TokenData`, whose win
 manifest, the seed and the index asked for. Nothing here imports torch.
 """
 
+from sweeper.data.crew import Progress
 from sweeper.data.manifest import Manifest, Shard
+from sweeper.data.prefetch import Prefetch
 from sweeper.data.prepare import find_data, prepare_data
 from sweeper.data.spec import DataSpec, TokenizerSpec
 from sweeper.data.tokens import TokenData, open_data
@@ -13,6 +15,8 @@ from sweeper.data.tokens import TokenData, open_data
 __all__ = [
     "DataSpec",
     "Manifest",
+    "Prefetch",
+    "Progress",
     "Shard",
     "TokenData",
     "TokenizerSpec",

@@ -3,36 +3,80 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from sweeper.data.document import Document, Split
 from sweeper.data.manifest import canonical_sha256, file_sha256
 from sweeper.errors import UserError
 
-_ROWS_AT_ONCE = 1024
+# Text of one unit: some two seconds of a core's work, which is what a kill costs; far more than handing it over does.
+UNIT_BYTES = 16_000_000
+_ROWS_AT_ONCE = 256
 
 
-def documents(path: str, text_column: str, val_fraction: float) -> Iterator[Document]:
-    """Every document below `path` that is not blank, files in sorted order, split by the hash of its text.
+@dataclass(frozen=True)
+class Part:
+    """Consecutive documents of one file.
 
-    The hash is of the text even where a row has an id: the same text under two ids must not stand in both
-    splits. Raises `UserError`, naming the file, for text that is missing, null or not UTF-8.
+    Attributes:
+        file: where they stand, absolute.
+        version: nanoseconds of the file's last change: what is changed is another part.
+        start: first row group of a .parquet, first byte of a .jsonl; 0 for a .txt.
+        stop: the one after the last. A line of a .jsonl belongs to the part that it begins in.
+        size: bytes of text, roughly.
     """
-    for file in files(path):
-        for text in _READERS[file.suffix](file, text_column):
-            if text.strip():
-                yield Document(split_of(text, val_fraction), text)
+
+    file: str
+    version: int
+    start: int
+    stop: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """Parts of files, in order: a `Unit`."""
+
+    parts: tuple[Part, ...]
+    text_column: str
+    val_fraction: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of text, roughly."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def key(self) -> object:
+        """Differs wherever the documents may."""
+        return [[astuple(part) for part in self.parts], self.text_column, self.val_fraction]
+
+    def documents(self) -> Iterator[Document]:
+        """Every document that is not blank, split by its text.
+
+        Raises `UserError`, naming the file, for text that is missing, null or not UTF-8.
+        """
+        for part in self.parts:
+            for text in _READERS[Path(part.file).suffix](part, self.text_column):
+                if text.strip():
+                    yield Document(split_of(text, self.val_fraction), text)
 
 
 def split_of(text: str, val_fraction: float) -> Split:
-    """`val` for a share `val_fraction` of all texts, told by the text alone."""
+    """`val` for a share `val_fraction` of all texts, told by the text alone.
+
+    The hash is of the text even where a row has an id (FineWeb-Edu's are one a page, so that either parts the splits by
+    document): the same text under two ids must not stand in both. Nothing else enters it, so a text stays where
+    it is when the corpus grows, and a larger fraction only adds to what is held out.
+    """
     draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return "val" if draw < val_fraction else "train"
 
 
 def files(path: str) -> list[Path]:
     """The readable files below a directory, sorted by relative name; `UserError` when there are none."""
-    directory = Path(path).expanduser()
+    directory = Path(path).expanduser().resolve()
     if not directory.is_dir():
         raise UserError(f"data.path={path}: not a directory; give one with .txt, .jsonl or .parquet files in it")
     found = [file for file in directory.rglob("*") if file.suffix in _READERS and file.is_file()]
@@ -41,9 +85,27 @@ def files(path: str) -> list[Path]:
     return sorted(found, key=lambda file: file.relative_to(directory).as_posix())
 
 
+def units(found: list[Path], text_column: str, val_fraction: float) -> list[Files]:
+    """Cut files into units of about `UNIT_BYTES`; many small files are one, and a large one is many.
+
+    Raises `UserError` for a parquet file that is cut short or has no such column.
+    """
+    chosen: list[list[Part]] = [[]]
+    room = UNIT_BYTES
+    for file in found:
+        for part in _PARTS[file.suffix](file, text_column):
+            if part.size > room and chosen[-1]:
+                chosen.append([])
+                room = UNIT_BYTES
+            before = chosen[-1].pop() if chosen[-1] and chosen[-1][-1].file == part.file else None
+            chosen[-1].append(_joined(before, part) if before else part)
+            room -= part.size
+    return [Files(tuple(parts), text_column, val_fraction) for parts in chosen]
+
+
 def fingerprint(path: str) -> str:
     """Digest of relative names, sizes and times of change: tells changed files without reading them."""
-    directory = Path(path).expanduser()
+    directory = Path(path).expanduser().resolve()
     stats = [(file.relative_to(directory).as_posix(), file.stat()) for file in files(path)]
     return canonical_sha256([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
@@ -54,59 +116,120 @@ def provenance(path: str) -> dict[str, object]:
     return {"name": "local", "files": len(digests), "sha256": canonical_sha256(digests)}
 
 
-def _txt(file: Path, _text_column: str) -> Iterator[str]:
-    try:
-        yield file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 at byte {error.start}; convert it, or leave it out of data.path") from None
+def _joined(first: Part, second: Part) -> Part:
+    return Part(first.file, first.version, first.start, second.stop, first.size + second.size)
 
 
-def _jsonl(file: Path, text_column: str) -> Iterator[str]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                raise UserError(f"{file}, line {number}: not JSON; a .jsonl file holds one object a line") from None
-            if not isinstance(row, dict) or text_column not in row:
-                has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-                raise _no_column(f"{file}, line {number}", text_column, has)
-            text = _checked(row[text_column], f"{file}, line {number}", text_column)
-            # JSON can spell half a surrogate pair, which no UTF-8 text can hold.
-            yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _by_bytes(file: Path, _text_column: str) -> Iterator[Part]:
+    stat = file.stat()
+    step = UNIT_BYTES if file.suffix == ".jsonl" else max(stat.st_size, 1)
+    for start in range(0, stat.st_size, step):
+        stop = min(start + step, stat.st_size)
+        yield Part(str(file), stat.st_mtime_ns, start, stop, stop - start)
 
 
-def _parquet(file: Path, text_column: str) -> Iterator[str]:
+def _by_row_groups(file: Path, text_column: str) -> Iterator[Part]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    stat = file.stat()
     try:
         with pq.ParquetFile(file) as table:
-            if text_column not in table.schema_arrow.names:
-                raise _no_column(str(file), text_column, ", ".join(table.schema_arrow.names))
-            row = 0
-            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[text_column]):
-                for value in batch.column(0).to_pylist():
+            metadata, names = table.metadata, table.schema_arrow.names
+    except (pa.ArrowException, OSError) as error:
+        raise _not_parquet(str(file), error) from None
+    if text_column not in names:
+        raise _no_column(str(file), text_column, ", ".join(names))
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        columns = (group.column(i) for i in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == text_column)
+        yield Part(str(file), stat.st_mtime_ns, number, number + 1, size)
+
+
+def _txt(part: Part, _text_column: str) -> Iterator[str]:
+    try:
+        yield Path(part.file).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{part.file}: not UTF-8 at byte {error.start}; convert it, or leave it out of data.path"
+        ) from None
+
+
+def _jsonl(part: Part, text_column: str) -> Iterator[str]:
+    with Path(part.file).open("rb") as lines:
+        if part.start:
+            lines.seek(part.start - 1)
+            lines.readline()
+        while (begins := lines.tell()) < part.stop and (line := lines.readline()):
+            if line.strip():
+                yield _json_text(line, part.file, begins, text_column)
+
+
+def _json_text(line: bytes, file: str, begins: int, text_column: str) -> str:
+    """The text of one line, which begins at byte `begins` of the file."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        place = _line(file, begins)
+        raise UserError(f"{place}: not JSON; a .jsonl file holds one object a line") from None
+    if not isinstance(row, dict) or text_column not in row:
+        has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise _no_column(_line(file, begins), text_column, has)
+    if not isinstance(text := row[text_column], str):
+        raise _not_text(_line(file, begins), text_column, text)
+    # JSON can spell half a surrogate pair, which no UTF-8 text can hold.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _parquet(part: Part, text_column: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    groups = range(part.start, part.stop)
+    try:
+        # Without pre_buffer a row group is read as it is decoded, however large the file's writer made it.
+        with pq.ParquetFile(part.file, pre_buffer=False, buffer_size=2**20) as table:
+            row = sum(table.metadata.row_group(i).num_rows for i in range(part.start))
+            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=[text_column], use_threads=False):
+                for text in batch.column(0).to_pylist():
                     row += 1
-                    yield _checked(value, f"{file}, row {row}", text_column)
-    except pa.ArrowInvalid:
-        raise UserError(f"{file}: not a parquet file that can be read; replace it, or leave it out") from None
+                    if not isinstance(text, str):
+                        raise _not_text(f"{part.file}, row {row}", text_column, text)
+                    yield text
+    except (pa.ArrowException, OSError) as error:
+        raise _not_parquet(part.file, error) from None
 
 
-def _checked(value: object, place: str, text_column: str) -> str:
-    if not isinstance(value, str):
-        what = "null" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{place}: {text_column!r} is {what}, must be text; drop the row or set data.text_column=NAME")
-    return value
+def _line(file: str, begins: int) -> str:
+    number = 1
+    with Path(file).open("rb") as lines:
+        while lines.tell() < begins:
+            lines.readline()
+            number += 1
+    return f"{file}, line {number}"
+
+
+def _not_text(place: str, text_column: str, value: object) -> UserError:
+    what = "null" if value is None else f"a {type(value).__name__}"
+    return UserError(f"{place}: {text_column!r} is {what}, must be text; drop the row or set data.text_column=NAME")
 
 
 def _no_column(place: str, text_column: str, has: str) -> UserError:
     return UserError(f"{place}: no column {text_column!r}, it has {has}; set data.text_column=NAME")
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+def _not_parquet(file: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{file}: not a parquet file that can be read ({reason}); replace it, or leave it out")
+
+
+_PARTS: dict[str, Callable[[Path, str], Iterator[Part]]] = {
+    ".txt": _by_bytes,
+    ".jsonl": _by_bytes,
+    ".parquet": _by_row_groups,
+}
+_READERS: dict[str, Callable[[Part, str], Iterator[str]]] = {
     ".txt": _txt,
     ".jsonl": _jsonl,
     ".parquet": _parquet,

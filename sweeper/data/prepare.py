@@ -1,30 +1,40 @@
-"""From a source's documents to a prepared directory: tokenizer, shards, and the manifest last."""
+"""From a source's documents to a prepared directory: tokenizer, pieces, shards, and the manifest last."""
 
 import errno
 import fcntl
-import hashlib
-import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, BinaryIO
 
 import numpy as np
 
 from sweeper.data import sources, wheels
-from sweeper.data.document import Document
-from sweeper.data.manifest import FORMAT_VERSION, MANIFEST_FILE, Dtype, Manifest, Shard, canonical_sha256
+from sweeper.data.crew import Progress, Watch, carry_out
+from sweeper.data.document import SPLITS, Unit
+from sweeper.data.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    Manifest,
+    Shard,
+    canonical_sha256,
+    file_sha256,
+)
+from sweeper.data.shards import Piece, assemblies
 from sweeper.data.spec import DataSpec
-from sweeper.data.tokenizer import Tokenizer, build_tokenizer
+from sweeper.data.tokenizer import build_tokenizer, load_tokenizer
 from sweeper.errors import UserError
+from sweeper.files import no_space, replacing
 
 # The first 20 MB of training text settle the merges of a small vocabulary, and training stays within seconds.
 _BPE_TRAINING_BYTES = 20_000_000
-# Text handed to the tokenizer at once: enough to keep every core busy, little against a worker's memory.
-_BATCH_CHARACTERS = 4_000_000
-_REPORT_CHARACTERS = 100_000_000
+
+
+def unwatched(_: Progress) -> None:
+    """A `Watch` that does nothing."""
 
 
 def find_data(spec: DataSpec, root: Path) -> Manifest | None:
@@ -36,34 +46,89 @@ def find_data(spec: DataSpec, root: Path) -> Manifest | None:
     return _find(_directory(spec, root))
 
 
-def prepare_data(spec: DataSpec, root: Path, report: wheels.Report) -> Manifest:
+def prepare_data(
+    spec: DataSpec, root: Path, report: wheels.Report, watch: Watch = unwatched, workers: int | None = None
+) -> Manifest:
     """Prepare what `spec` asks for in a directory of its own below `root`; returns at once when it is there.
 
-    `report` gets a line of progress at each stage. Any number of processes may call it together: one works,
-    the others wait for it. A process that dies leaves nothing that passes for prepared data. Raises
-    `UserError` when the text cannot be had or read, a split stays empty, or the disk is full.
+    Any number of processes may call it together, on one machine one works and the others wait for it. What a process
+    that dies or fails has finished is kept, never passes for prepared data, and is not done again.
+
+    Args:
+        spec: what to prepare.
+        root: where prepared data lies.
+        report: gets a line at each stage.
+        watch: is told the progress of the stages that take long.
+        workers: processes at most; None for as many as this one has cores.
+
+    Raises:
+        UserError: when the text cannot be had or read, a split stays empty, or the disk is full.
     """
-    directory = _directory(spec, root)
-    found = _find(directory)
-    if found:
-        return found
+    directory, work = _directory(spec, root), work_directory(spec, root)
+    manifest = _find(directory)
+    if manifest is None:
+        with naming_a_full_disk(root), _alone(work, report):
+            # Another process may have prepared it while this one waited for the lock.
+            if _find(directory) is None:
+                try:
+                    _prepare(spec, root, directory, report, watch, workers)
+                except FileNotFoundError:
+                    if _find(directory) is None:  # unless, where there are no locks, another was first and cleared up
+                        raise
+        manifest = Manifest.read(directory)
+        report(
+            f"prepared {manifest.directory}: {manifest.tokens('train'):,} training tokens in "
+            f"{manifest.documents['train']:,} documents, {manifest.tokens('val'):,} for validation"
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def pieces(spec: DataSpec, root: Path, report: wheels.Report) -> list[Piece]:
+    """The tasks that make all text into tokens, wherever they are then carried out; fetches what they need.
+
+    Raises `UserError` when the text or the tokenizer cannot be had.
+    """
+    report(f"reading {spec.source} text")
+    units = sources.units(spec, root, report)
+    training = _sample(units) if spec.tokenizer.format == "bpe" else []
+    if spec.tokenizer.format == "bpe" and not training:
+        raise _empty(spec, "train")
+    tokenizer = build_tokenizer(spec.tokenizer, training, root, report)
+    work = work_directory(spec, root)
+    file = work / f"{tokenizer.sha256[:16]}-{tokenizer.file}"
+    work.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as copy:
+        copy.write(tokenizer.content)
+    return [Piece(unit, tokenizer.kind, file, work / "pieces") for unit in units]
+
+
+def work_directory(spec: DataSpec, root: Path) -> Path:
+    """Where a preparation keeps what it has finished: the same place after a file of one's own was put right."""
+    settings = asdict(with_absolute_paths(spec))
+    return root.resolve() / f".preparing-{spec.source}-{canonical_sha256([FORMAT_VERSION, settings])[:8]}"
+
+
+def with_absolute_paths(spec: DataSpec) -> DataSpec:
+    """`spec`, meaning the same in any folder."""
+    tokenizer = replace(spec.tokenizer, path=_absolute(spec.tokenizer.path))
+    return replace(spec, path=_absolute(spec.path), tokenizer=tokenizer)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().resolve())
+
+
+@contextmanager
+def naming_a_full_disk(root: Path) -> Iterator[None]:
+    """Turn the system's error into a `UserError` that names the data folder."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _unfinished(directory, report) as folder:
-            # Another process may have prepared it while this one waited for the lock.
-            if not _find(directory):
-                _prepare_into(folder, spec, root, report)
-                _publish(folder, directory)
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{root}: the disk is full; free some space there or choose another data folder") from None
-    manifest = Manifest.read(directory)
-    report(
-        f"prepared {manifest.directory}: {manifest.tokens('train'):,} training tokens in "
-        f"{manifest.documents['train']:,} documents, {manifest.tokens('val'):,} for validation"
-    )
-    return manifest
+        raise no_space(root) from None
 
 
 def _find(directory: Path) -> Manifest | None:
@@ -72,42 +137,53 @@ def _find(directory: Path) -> Manifest | None:
 
 def _directory(spec: DataSpec, root: Path) -> Path:
     """The directory of a spec: its name tells source and tokenizer, and a fingerprint of everything else."""
-    settings = [FORMAT_VERSION, spec.tokenizer.kind, spec.tokenizer.vocab_size, spec.shard_tokens]
+    kind, size = spec.tokenizer.format, spec.tokenizer.vocab_size
+    settings: list[object] = [FORMAT_VERSION, kind, size, spec.shard_tokens]
+    if spec.tokenizer.path is not None:
+        settings.append(_file_fingerprint(spec.tokenizer.path))
     fingerprint = canonical_sha256([settings, sources.fingerprint(spec)])[:8]
-    return root / f"{spec.source}-{spec.tokenizer.kind}{spec.tokenizer.vocab_size}-{fingerprint}"
+    return root / f"{spec.source}-{kind}{size}-{fingerprint}"
 
 
-def _prepare_into(directory: Path, spec: DataSpec, root: Path, report: wheels.Report) -> None:
-    report(f"reading {spec.source} text")
-    documents = sources.documents(spec, root, report)
-    sample = _sample(documents)
-    training = [document.text for document in sample if document.split == "train"]
-    if not training:
-        raise _empty(spec, "train")
-    tokenizer = build_tokenizer(spec.tokenizer, training, root, report)
-    (directory / tokenizer.file).write_bytes(tokenizer.content)
-    dtype: Dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    writers = {split: _ShardWriter(directory, split, dtype, spec.shard_tokens) for split in ("train", "val")}
-    report(f"tokenizing {spec.source} with {spec.tokenizer.kind} {spec.tokenizer.vocab_size}")
-    done = 0
-    for batch in _batches(chain(sample, documents)):
-        _write_batch(batch, tokenizer, writers)
-        before, done = done, done + sum(len(document.text) for document in batch)
-        if done // _REPORT_CHARACTERS > before // _REPORT_CHARACTERS:
-            report(f"tokenized {done / 1e6:,.0f} million characters")
-    for split, writer in writers.items():
-        if not writer.documents:
+def _prepare(
+    spec: DataSpec, root: Path, directory: Path, report: wheels.Report, watch: Watch, workers: int | None
+) -> None:
+    """Do whatever is not done yet, and give the result its name."""
+    tasks = pieces(spec, root, report)
+    tokenizer = load_tokenizer(tasks[0].kind, tasks[0].tokenizer)
+    report(f"tokenizing {spec.source} with {tokenizer.kind} {tokenizer.vocab_size}")
+    counts = [record["splits"] for record in carry_out("tokenizing", tasks, watch, workers)]
+    totals = {split: _sum(count[split] for count in counts) for split in SPLITS}
+    for split in SPLITS:
+        if not totals[split]["documents"]:
             raise _empty(spec, split)
+    work, token_bytes = work_directory(spec, root), np.dtype(tokenizer.dtype).itemsize
+    prepared = work / directory.name
+    shards = {}
+    for split in SPLITS:
+        made = [(task.file(split), count[split]["tokens"]) for task, count in zip(tasks, counts, strict=True)]
+        shards[split] = assemblies(made, spec.shard_tokens, token_bytes, prepared / split, work / "shards")
+    records = iter(carry_out("writing shards", [*shards["train"], *shards["val"]], watch, workers))
+    with replacing(prepared / tokenizer.file) as copy:
+        copy.write(tokenizer.content)
     Manifest(
         vocab_size=tokenizer.vocab_size,
-        dtype=dtype,
-        splits={split: writer.close() for split, writer in writers.items()},
-        text_bytes={split: writer.text_bytes for split, writer in writers.items()},
-        documents={split: writer.documents for split, writer in writers.items()},
+        dtype=tokenizer.dtype,
+        splits={split: tuple(Shard(task.file.name, **next(records)) for task in shards[split]) for split in SPLITS},
+        text_bytes={split: totals[split]["text_bytes"] for split in SPLITS},
+        documents={split: totals[split]["documents"] for split in SPLITS},
         source=sources.provenance(spec),
         tokenizer=tokenizer.provenance(),
         directory=directory.name,
-    ).write(directory)
+    ).write(prepared)
+    _publish(prepared, directory)
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
 
 
 def _empty(spec: DataSpec, split: str) -> UserError:
@@ -117,106 +193,39 @@ def _empty(spec: DataSpec, split: str) -> UserError:
     )
 
 
-def _sample(documents: Iterator[Document]) -> list[Document]:
-    """Take documents until they hold the training text that a BPE is trained on."""
-    taken = []
+def _sample(units: Iterable[Unit]) -> list[str]:
+    """The first training texts, as many as a BPE is trained on."""
+    taken: list[str] = []
     n_bytes = 0
-    for document in documents:
-        taken.append(document)
-        n_bytes += len(document.text.encode()) if document.split == "train" else 0
+    for document in chain.from_iterable(unit.documents() for unit in units):
+        if document.split == "train":
+            taken.append(document.text)
+            n_bytes += len(document.text.encode())
         if n_bytes >= _BPE_TRAINING_BYTES:
             break
     return taken
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _write_batch(batch: list[Document], tokenizer: Tokenizer, writers: dict[str, "_ShardWriter"]) -> None:
-    for document, tokens in zip(batch, tokenizer.encode([document.text for document in batch]), strict=True):
-        writer = writers[document.split]
-        writer.write([tokenizer.bos, *tokens])
-        writer.documents += 1
-        writer.text_bytes += len(document.text.encode())
-
-
-class _ShardWriter:
-    """Writes one split as files of `shard_tokens` tokens each, the last one shorter."""
-
-    def __init__(self, directory: Path, split: str, dtype: Dtype, shard_tokens: int) -> None:
-        self.documents = 0
-        self.text_bytes = 0
-        self._directory = directory
-        self._split = split
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._shard_tokens = shard_tokens
-        self._shards: list[Shard] = []
-        self._file: BinaryIO | None = None
-        self._tokens = 0
-        self._digest = hashlib.sha256()
-
-    def write(self, tokens: list[int]) -> None:
-        """Append tokens, across as many files as they take."""
-        rest = np.array(tokens, dtype=self._dtype)
-        while len(rest):
-            if self._file is None:
-                self._file = (self._directory / self._name()).open("wb")
-            part, rest = np.split(rest, [self._shard_tokens - self._tokens])
-            content = part.tobytes()
-            self._file.write(content)
-            self._digest.update(content)
-            self._tokens += len(part)
-            if self._tokens == self._shard_tokens:
-                self.close()
-
-    def close(self) -> tuple[Shard, ...]:
-        """Close the file being written, if any; returns all shards so far."""
-        if self._file is not None:
-            self._file.close()
-            self._shards.append(Shard(self._name(), self._tokens, self._digest.hexdigest()))
-            self._file, self._tokens, self._digest = None, 0, hashlib.sha256()
-        return tuple(self._shards)
-
-    def _name(self) -> str:
-        return f"{self._split}-{len(self._shards):05d}.bin"
+def _file_fingerprint(path: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"data.tokenizer.path={path}: no such file; give a tokenizer.json or a tokenizer.model")
+    return file_sha256(file)
 
 
 @contextmanager
-def _unfinished(directory: Path, report: wheels.Report) -> Iterator[Path]:
-    """A folder to prepare `directory` in, locked against others; gone afterwards, unless renamed."""
-    prefix = f".preparing-{directory.name}"
-    with (directory.parent / f"{prefix}.lock").open("w") as lock:
-        if _lock(lock, report):
-            for left_behind in directory.parent.glob(f"{prefix}-*"):
-                shutil.rmtree(left_behind, ignore_errors=True)
-        folder = directory.parent / f"{prefix}-{secrets.token_hex(4)}"
-        folder.mkdir()
+def _alone(work: Path, report: wheels.Report) -> Iterator[None]:
+    """Keep other processes of this machine out; where there are no locks all of them work, and one publishes."""
+    with work.with_name(f"{work.name}.lock").open("w") as lock:
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(file: IO[str], report: wheels.Report) -> bool:
-    """Hold the lock until `file` is closed; False where there are none: all prepare then, one publishes."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        report("waiting for another process that prepares the same data")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another process that prepares the same data")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
 
 
 def _publish(folder: Path, directory: Path) -> None:

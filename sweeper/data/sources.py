@@ -1,37 +1,38 @@
 """The sources by name: what each yields, and what identifies it. A new source is one more case in each."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.data import local, wikipedia
-from sweeper.data.document import Document
+from sweeper.data import hub, local, wikipedia
+from sweeper.data.document import Unit
 from sweeper.data.spec import DataSpec
 from sweeper.data.wheels import Report
-from sweeper.errors import UserError
 
 
-def documents(spec: DataSpec, root: Path, report: Report) -> Iterator[Document]:
-    """All documents of the source, in an order that depends on its content alone.
+def units(spec: DataSpec, root: Path, report: Report) -> Sequence[Unit]:
+    """All documents of the source in units, in an order that depends on its content alone.
 
-    Wheels are cached below `root`.
-    Raises `UserError` when the source cannot be had or holds something unreadable.
+    What has to be fetched is cached below `root`. Raises `UserError` when it cannot be had or read.
     """
     match spec.source:
         case "wikipedia":
-            return wikipedia.documents(root, report)
-        case "local":
-            return local.documents(str(spec.path), spec.text_column, spec.val_fraction)
+            return [wikipedia.unit(root, report)]
+        case "fineweb_edu":
+            return local.units(hub.fetch(hub.chosen(spec.files), root, report), spec.text_column, spec.val_fraction)
         case _:
-            raise UserError(
-                f"data.name={spec.name}: not fetched by this version; point data.path=DIR at a local copy of "
-                "its parquet files (columns text, id)"
-            )
+            return local.units(local.files(str(spec.path)), spec.text_column, spec.val_fraction)
 
 
 def provenance(spec: DataSpec) -> dict[str, Any]:
     """What the text is made from, by content: goes into the manifest."""
-    return local.provenance(str(spec.path)) if spec.source == "local" else wikipedia.provenance()
+    match spec.source:
+        case "wikipedia":
+            return wikipedia.provenance()
+        case "fineweb_edu":
+            return hub.provenance(hub.chosen(spec.files))
+        case _:
+            return local.provenance(str(spec.path))
 
 
 def fingerprint(spec: DataSpec) -> dict[str, Any]:
@@ -39,8 +40,8 @@ def fingerprint(spec: DataSpec) -> dict[str, Any]:
     match spec.source:
         case "wikipedia":
             return wikipedia.provenance()
-        case "local":
-            files = local.fingerprint(str(spec.path))
-            return {"files": files, "text_column": spec.text_column, "val_fraction": spec.val_fraction}
-        case name:
-            return {"name": name, "val_fraction": spec.val_fraction}
+        case "fineweb_edu":
+            source = hub.provenance(hub.chosen(spec.files))
+        case _:
+            source = {"files": local.fingerprint(str(spec.path))}
+    return {**source, "text_column": spec.text_column, "val_fraction": spec.val_fraction}

@@ -1,6 +1,7 @@
 """What a user asks of the data: the values of conf/data, checked when they are put together."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sweeper.errors import UserError
 
@@ -8,20 +9,27 @@ SOURCES = ("wikipedia", "fineweb_edu", "local")
 LLAMA3_VOCAB_SIZE = 128_256
 # <|bos|> and the 256 bytes; anything above is merges.
 SMALLEST_BPE = 257
+# Files of a tokenizer of one's own: what the `tokenizers` library saves, and what Llama 3 is published as.
+TOKENIZER_FILES = {".json": "json", ".model": "llama3"}
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
     """Which tokenizer: `bpe` is trained on the training split, `llama3` is the published one.
 
+    `path`, when set, replaces both by a file of one's own: a `tokenizer.json` or a Llama 3 `tokenizer.model`.
     `vocab_size` counts special tokens. Raises `UserError` for an unknown kind, or a size that it cannot have.
     """
 
     kind: str
     vocab_size: int
+    path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind == "llama3":
+        if self.path is not None:
+            if Path(self.path).suffix not in TOKENIZER_FILES:
+                raise UserError(f"data.tokenizer.path={self.path}: must be a tokenizer.json or a tokenizer.model")
+        elif self.kind == "llama3":
             if self.vocab_size != LLAMA3_VOCAB_SIZE:
                 raise UserError(
                     f"data.tokenizer.vocab_size={self.vocab_size}: the llama3 tokenizer has "
@@ -36,6 +44,11 @@ class TokenizerSpec:
         else:
             raise UserError(f"data.tokenizer.kind={self.kind!r}: must be bpe or llama3")
 
+    @property
+    def format(self) -> str:
+        """What is loaded: `bpe` (trained here), `llama3`, or `json`, a `tokenizer.json` from elsewhere."""
+        return TOKENIZER_FILES[Path(self.path).suffix] if self.path else self.kind
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -43,7 +56,8 @@ class DataSpec:
 
     `path`, when set, replaces the named source with a directory of .txt, .jsonl and .parquet files.
     `shard_tokens` is the number of tokens in a shard file. `val_fraction` is the share of documents held out
-    where a source has no validation split of its own. Raises `UserError` for a value that is not allowed.
+    where a source has no validation split of its own. `files` limits a source of the hub to its first few files;
+    None is all of them. Raises `UserError` for a value that is not allowed.
     """
 
     name: str
@@ -52,6 +66,7 @@ class DataSpec:
     tokenizer: TokenizerSpec
     shard_tokens: int
     val_fraction: float
+    files: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SOURCES:
@@ -65,6 +80,8 @@ class DataSpec:
             raise UserError(f"data.shard_tokens={self.shard_tokens}: must be at least 1 token")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1, both excluded")
+        if self.files is not None and self.files < 1:
+            raise UserError(f"data.files={self.files}: must be at least 1; null is all files")
 
     @property
     def source(self) -> str:

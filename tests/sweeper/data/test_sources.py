@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.data import DataSpec, TokenizerSpec, find_data, prepare_data, wheels
-from sweeper.data.local import documents, split_of
-from sweeper.data.wikipedia import documents as wikipedia_documents
-from sweeper.data.wikipedia import title_key
+from sweeper.data import DataSpec, TokenizerSpec, find_data, local, prepare_data, wheels
+from sweeper.data.local import split_of
+from sweeper.data.wikipedia import title_key, unit
 from sweeper.errors import UserError
 
 from .corpus import local_spec, quiet, texts, write_txt
@@ -34,7 +34,8 @@ def write_parquet(directory: Path, rows: list[str | None], column: str = "text")
 
 
 def read(path: Path, text_column: str = "text") -> list[tuple[str, str]]:
-    return [(split, text) for split, text in documents(str(path), text_column, 0.2)]
+    units = local.units(local.files(str(path)), text_column, 0.2)
+    return [(split, text) for unit in units for split, text in unit.documents()]
 
 
 def test_txt_jsonl_and_parquet_of_the_same_texts_agree(tmp_path: Path) -> None:
@@ -46,6 +47,47 @@ def test_txt_jsonl_and_parquet_of_the_same_texts_agree(tmp_path: Path) -> None:
     manifests = [prepare_data(local_spec(path), tmp_path / "data", quiet) for path in (a, b, c)]
     assert manifests[0].splits == manifests[1].splits == manifests[2].splits
     assert len({manifest.hash for manifest in manifests}) == 3
+
+
+@pytest.mark.parametrize("write", [write_txt, write_jsonl, write_parquet])
+def test_documents_are_the_same_however_files_are_cut_into_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, list[str]], Path]
+) -> None:
+    whole = read(write(tmp_path, [*texts(30), "ends here", *texts(9, seed=1)]))
+    for unit_bytes in (40, 333, 1000, 4000):
+        monkeypatch.setattr(local, "UNIT_BYTES", unit_bytes)
+        assert read(tmp_path) == whole
+        units = local.units(local.files(str(tmp_path)), "text", 0.2)
+        assert len(units) > 1
+        assert len({json.dumps(unit.key) for unit in units}) == len(units)
+
+
+def test_errors_name_the_line_and_row_of_the_file_wherever_its_units_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "UNIT_BYTES", 40)
+    (write_jsonl(tmp_path / "a", texts(9)) / "rows.jsonl").open("a").write('{"text": null}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 10: 'text' is null"):
+        read(tmp_path / "a")
+    with pytest.raises(UserError, match=r"rows\.parquet, row 20: 'text' is null"):
+        read(write_parquet(tmp_path / "b", [*texts(19), None, *texts(5)]))
+
+
+def test_a_parquet_file_cut_short_or_damaged_is_an_error_that_names_it(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path, list(texts(400))) / "rows.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"rows\.parquet: not a parquet file that can be read \(.+\); replace it"):
+        read(tmp_path)
+    file.write_bytes(content[:100] + bytes(2000) + content[2100:])
+    with pytest.raises(UserError, match=r"rows\.parquet: not a parquet file that can be read \(.+\); replace it"):
+        read(tmp_path)
+
+
+def test_a_text_keeps_its_split_when_the_corpus_grows(tmp_path: Path) -> None:
+    few = dict.fromkeys(read(write_parquet(tmp_path / "few", list(texts(40)))))
+    many = dict.fromkeys(read(write_parquet(tmp_path / "many", [*texts(30, seed=1), *texts(40)])))
+    assert few.keys() <= many.keys()
 
 
 def test_files_are_read_in_sorted_order_and_other_kinds_are_not(tmp_path: Path) -> None:
@@ -127,13 +169,6 @@ def test_a_directory_without_text_is_an_error(tmp_path: Path) -> None:
             find_data(local_spec(path), tmp_path / "data")
 
 
-def test_fineweb_edu_says_how_to_read_a_copy(tmp_path: Path) -> None:
-    spec = DataSpec("fineweb_edu", None, "text", TokenizerSpec("bpe", 300), 1000, 0.1)
-    assert find_data(spec, tmp_path) is None
-    with pytest.raises(UserError, match=r"data\.name=fineweb_edu: not fetched by this version; point data\.path=DIR"):
-        prepare_data(spec, tmp_path, quiet)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -141,6 +176,7 @@ def test_fineweb_edu_says_how_to_read_a_copy(tmp_path: Path) -> None:
         ({"name": "local"}, "data.name=local needs data.path=DIR"),
         ({"shard_tokens": 0}, "data.shard_tokens=0"),
         ({"val_fraction": 1.0}, r"data.val_fraction=1\.0"),
+        ({"files": 0}, "data.files=0: must be at least 1"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_that_names_its_key(change: dict[str, object], message: str) -> None:
@@ -164,7 +200,7 @@ def test_a_tokenizer_that_cannot_be_is_an_error(kind: str, vocab_size: int, mess
 
 
 def test_no_training_title_stands_in_the_held_out_splits(wikipedia_root: Path) -> None:
-    found = list(wikipedia_documents(wikipedia_root, quiet))
+    found = list(unit(wikipedia_root, quiet).documents())
     titles = {split: [d.text.split("\n")[0] for d in found if d.split == split] for split in ("train", "val")}
     assert titles == {"train": ["Alpha", "Beta (film)", "Beta", "Zeta"], "val": ["Delta", "Gamma's Way"]}
 

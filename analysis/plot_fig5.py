@@ -1,6 +1,7 @@
 """Figure 5: does the learning rate tuned at N = 1 transfer to larger N and L?
 
-    python analysis/plot_fig5.py [--runs DIR | --results DIR|FILE] [--sweep NAME] [--out DIR] [--format LIST]
+    python analysis/plot_fig5.py [--runs DIR | --results DIR|FILE | --wandb ENTITY/PROJECT | --wandb-dir DIR]
+                                 [--sweep NAME] [--out DIR] [--format LIST] [--log-wandb [ENTITY/PROJECT]]
 
 Draws whatever has finished: figures/fig5.{pdf,png}, fig5.csv (all cells), fig5-transfer.csv (printed too).
 """
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             files = style.save(draw(cells, points, table), args.out, "fig5", args.formats)
         files.append(style.save_csv(plotted_numbers(cells, points), args.out, "fig5"))
         files.append(style.save_csv(table, args.out, "fig5-transfer"))
+        sources.log_figure(args, cells, files)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = 120
     print_table(table, console)
-    print_progress(cells, console, can_continue=args.results is None)
+    print_progress(cells, console, can_continue=sources.reads_runs(args))
     console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True)
     return 0
 

@@ -1,10 +1,12 @@
-"""Where a figure's numbers come from: run directories of this machine, or the parquet of a stored result.
+"""Where a figure's numbers come from: run directories of this machine, the parquet of a stored result, or wandb.
 
-Both give the same tidy table, one row per cell of the grid (panel x N x base rate x seed), finished or not.
+All give the same tidy table, one row per cell of the grid (panel x N x base rate x seed), finished or not.
 This is the only module of `analysis` that touches `sweeper`.
 """
 
 import argparse
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -47,12 +49,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE",
         help="stored results: results/<name>, or its cells.parquet",
     )
+    add("--wandb", metavar="ENTITY/PROJECT[:GROUP]", help="a wandb server")
+    add("--wandb-dir", type=Path, metavar="DIR", help="wandb's offline files, such as wandb/")
     add = parser.add_argument
     add("--sweeps", type=Path, metavar="DIR", help="sweep manifests (default: sweeps/ beside --runs)")
     add("--sweep", metavar="NAME", help="which sweep (default: the newest of this figure's experiment)")
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
+    log_help = "log the figure to its sweep on a wandb server; without a name to offline files in wandb/"
+    add("--log-wandb", nargs="?", const="", metavar="ENTITY/PROJECT", help=log_help)
     formats_help = "comma list of pdf, png (default: both); the CSV is always written"
     add("--format", type=parse_formats, default=FORMATS, metavar="LIST", dest="formats", help=formats_help)
+
+
+def reads_runs(args: argparse.Namespace) -> bool:
+    """True where the numbers come from run directories, whose sweep this machine can go on with."""
+    return args.results is None and args.wandb is None and args.wandb_dir is None
+
+
+def log_figure(args: argparse.Namespace, cells: pd.DataFrame, files: Iterable[Path]) -> None:
+    """Log what was drawn to wandb, if asked to; `files` are those that were written."""
+    if args.log_wandb is None:
+        return
+    images = {file.stem: file for file in files if file.suffix == ".png"}
+    if not images:
+        raise UserError("--log-wandb: wandb shows PNG; leave png in --format")
+    from sweeper.tracking.figures import log_figures
+
+    def warn(message: str) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    log_figures(str(cells["sweep"].iloc[0]), args.log_wandb, images, args.runs.parent, warn)
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -72,6 +98,10 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     """
     if args.results is not None:
         return validated(_stored_cells(args.results, args.sweep, experiment), experiment)
+    from sweeper.tracking.tables import from_place
+
+    if (mirrored := from_place(args.wandb, args.wandb_dir, args.sweep, experiment)) is not None:
+        return validated(mirrored.cells(), experiment)
     sweeps = args.sweeps if args.sweeps is not None else args.runs.parent / "sweeps"
     # Imported here, so that stored results are drawn without the rest of the sweeper.
     from sweeper.records import latest_sweep, sweep_table
@@ -90,20 +120,25 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
 
 def load_curves(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
     """Metrics of the cells' runs: run_id, step, and a column a metric (`sweeper.export`)."""
-    if args.results is not None:
-        return _stored_table(args.results, "curves", cells)
-    from sweeper.export import curves_table
-
-    return curves_table(args.runs, list(cells["run_id"].unique()))
+    return _table_of_runs(args, "curves", cells)
 
 
 def load_readouts(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
     """Read-outs of the cells' runs: run_id, readout, i, j, mean, std (`sweeper.export`)."""
-    if args.results is not None:
-        return _stored_table(args.results, "readouts", cells)
-    from sweeper.export import readouts_table
+    return _table_of_runs(args, "readouts", cells)
 
-    return readouts_table(args.runs, list(cells["run_id"].unique()))
+
+def _table_of_runs(args: argparse.Namespace, name: str, cells: pd.DataFrame) -> pd.DataFrame:
+    if args.results is not None:
+        return _stored_table(args.results, name, cells)
+    from sweeper import export
+    from sweeper.tracking.tables import from_place
+
+    mirrored = from_place(args.wandb, args.wandb_dir, str(cells["sweep"].iloc[0]))
+    if mirrored is not None:
+        return mirrored.curves() if name == "curves" else mirrored.readouts()
+    run_ids = list(cells["run_id"].unique())
+    return export.curves_table(args.runs, run_ids) if name == "curves" else export.readouts_table(args.runs, run_ids)
 
 
 def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame:

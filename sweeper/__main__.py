@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
                     "--out", type=Path, required=True, help="directory for all tables, or a .parquet file for the cells"
                 )
                 command.add_argument("--command", dest="made_by", help="that made the sweep, for provenance.json")
+                mirror = command.add_mutually_exclusive_group()
+                mirror.add_argument("--wandb", metavar="ENTITY/PROJECT[:GROUP]", help="from a wandb server, not runs")
+                mirror.add_argument("--wandb-dir", type=Path, metavar="DIR", help="from wandb's offline files")
     return parser
 
 
@@ -81,8 +84,11 @@ def _multirun(command: str, overrides: list[str]) -> None:
 
 
 def _on_sweep(arguments: argparse.Namespace) -> None:
-    from sweeper.commands import SweepCommands
+    from sweeper.commands import SweepCommands, export_mirrored
 
+    if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
+        export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out)
+        return
     sweep = SweepCommands(arguments.sweeps, arguments.runs, arguments.sweep)
     match arguments.command:
         case "status":

@@ -73,7 +73,7 @@ def main() -> None:
     from sweeper.training import Trainer
 
     request: dict[str, Any] = json.load(sys.stdin)
-    config, execution = RunConfig.from_dict(request["run"]), Execution(**request["execution"])
+    config, execution = RunConfig.from_dict(request["run"]), Execution.from_dict(request["execution"])
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_sequences, config.seq_len + 1)
     rows = torch.randint(config.model.vocab_size, shape, generator=generator).numpy()

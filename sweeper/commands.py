@@ -158,6 +158,20 @@ class SweepCommands:
             self.console.print(line, markup=False)
 
 
+def export_mirrored(server: str | None, directory: Path | None, name: str | None, out: Path) -> None:
+    """Write the tables of a sweep as wandb holds it, see `sweeper.tracking.tables.MirroredSweep.export`.
+
+    Raises:
+        UserError: if there is no such sweep, or it cannot be read.
+    """
+    from sweeper.tracking.tables import from_place
+
+    mirrored = from_place(server, directory, name)
+    assert mirrored is not None
+    for file in mirrored.export(out):
+        print(f"wrote {file}")
+
+
 def _newest(sweeps: Path) -> Path:
     manifests = sorted(sweeps.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not manifests:

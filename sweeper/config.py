@@ -159,6 +159,18 @@ class ExecutionSection:
 
 
 @dataclass
+class TrackingSection:
+    """Where runs are mirrored to, see `sweeper.tracking.settings`."""
+
+    mode: str = MISSING
+    project: str = MISSING
+    entity: str | None = MISSING
+    base_url: str = MISSING
+    init_timeout: float = MISSING
+    finish_timeout: float = MISSING
+
+
+@dataclass
 class PathsSection:
     """Where runs, sweep manifests and prepared data lie; never part of a record."""
 
@@ -189,6 +201,7 @@ class Config:
     theory: TheorySection = field(default_factory=TheorySection)
     grid: GridSection = field(default_factory=GridSection)
     execution: ExecutionSection = field(default_factory=ExecutionSection)
+    tracking: TrackingSection = field(default_factory=TrackingSection)
     paths: PathsSection = field(default_factory=PathsSection)
 
 

@@ -22,6 +22,7 @@ from sweeper.redact import redact
 from sweeper.run_config import ProbeConfig, RunConfig, TheoryConfig
 from sweeper.rundir import RunDir
 from sweeper.theory import run_theory
+from sweeper.tracking.mirror import mirrored
 from sweeper.training import Progress, Reporter, Trainer
 
 PROGRESS_SECONDS = 5.0  # between writes of progress.json
@@ -49,7 +50,7 @@ def execute_run(
     if seat.rank > 0:
         return _attempt(rundir, data_root, stop, report, seat)
     try:
-        with RunLock(rundir.lock, stop), _logging_to(rundir.log):
+        with RunLock(rundir.lock, stop), _logging_to(rundir.log), mirrored(rundir, seat.size, report) as report:
             return _attempt(rundir, data_root, stop, report, seat)
     except RunOwned as owner:
         seat.call_off()

@@ -23,6 +23,7 @@ from sweeper.resolve import ResolvedRun, check_rates, data_spec, depth_warning, 
 from sweeper.run_config import RunConfig
 from sweeper.rundir import RunDir
 from sweeper.sweep import Sweep
+from sweeper.tracking.mirror import mirror_sweep
 from sweeper.view import SweepView
 
 UNPREPARED = "unprepared"  # stands for the manifest hash while the data does not exist yet
@@ -94,8 +95,13 @@ class Grid:
         for run_id in self.plan.to_run:
             run = self.plan.runs[run_id]
             labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": self.preset}
+            labels |= {"sweep": self.plan.sweep.name, "panels": self.plan.sweep.panels(run_id)}
             RunDir(self.roots.runs / run_id).freeze(run.config, run.execution, labels)
-        self.plan.sweep.save(self.roots.sweeps)
+        changed = self.plan.sweep.save(self.roots.sweeps)
+        first = next(iter(self.plan.runs.values()))
+        if isinstance(first.config, RunConfig) and (changed or self.plan.to_run):
+            tracking = first.execution.tracking
+            mirror_sweep(self.roots.sweeps / f"{self.plan.sweep.name}.json", self.roots.runs, tracking)
 
     def say_what_is_missing(self, console: Console) -> None:
         """After a plan: what submitting would do first."""
@@ -139,7 +145,7 @@ def saved_plan(sweep: Sweep, run_ids: Sequence[str], runs: Path) -> Plan:
 
 def sweep_name(config: DictConfig) -> str:
     """`<sweep>-<preset>`, followed by whatever else was changed on the command line besides the grid itself."""
-    grid_keys = ("preset", "sweep", "experiment", "panel", "grid", "seed", "paths", "execution", "hydra")
+    grid_keys = ("preset", "sweep", "experiment", "panel", "grid", "seed", "paths", "execution", "tracking", "hydra")
     grid_paths = ("model.n_loops", "optimizer.base_lr", "probe.depths", "probe.seeds")
     parts = [str(config.experiment), str(config.preset)]
     for override in config.hydra.overrides.task:

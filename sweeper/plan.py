@@ -8,12 +8,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sweeper.flops import PEAK_FLOPS
 from sweeper.records import FINISHED, RunStatus, State
 from sweeper.resolve import ResolvedRun
 from sweeper.run_config import AnyRun
 from sweeper.sweep import Sweep
 
-GPU_NAME, GPU_PEAK_FLOPS, GPU_UTILISATION = "H100", 989e12, 0.4  # dense bf16
+GPU_NAME, GPU_UTILISATION = "H100", 0.4
+GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
 
 
 @dataclass(frozen=True)

@@ -65,14 +65,7 @@ def run_status(path: Path) -> RunStatus:
     rundir = RunDir(path)
     result = rundir.result()
     if result is not None:
-        loss = result["val_loss"]
-        return RunStatus(
-            state=State(result["state"]),
-            step=result["step"],
-            val_loss=math.nan if loss is None else loss,
-            reason=result["reason"],
-            step_seconds=result["seconds"]["step"],
-        )
+        return finished_status(result)
     last = rundir.last_metrics()
     known = RunStatus(State.PENDING, step=last.get("step", 0), loss=last.get("loss", math.nan))
     failure = rundir.failure()
@@ -85,6 +78,18 @@ def run_status(path: Path) -> RunStatus:
     if rundir.lock.exists():
         return replace(known, state=State.LOST, reason="the process that owned it is gone")
     return known
+
+
+def finished_status(result: Mapping[str, Any]) -> RunStatus:
+    """What a run's result.json says."""
+    loss = result["val_loss"]
+    return RunStatus(
+        state=State(result["state"]),
+        step=result["step"],
+        val_loss=math.nan if loss is None else loss,
+        reason=result["reason"],
+        step_seconds=result["seconds"]["step"],
+    )
 
 
 def cluster_status(status: RunStatus, job: "Job | None") -> RunStatus:

@@ -13,6 +13,7 @@ from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
 from sweeper.run_config import KINDS, AnyRun, Execution, ProbeConfig, RunConfig, TheoryConfig
 from sweeper.schedule import Schedule
+from sweeper.tracking.settings import MODES, Tracking
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         "d_model": tree.theory.d_model if tree.kind == TheoryConfig.KIND else tree.model.d_model,
         "seed": tree.seed,
     }
-    execution = Execution(**vars(tree.execution), validate_every=tree.validation.every)
+    execution = Execution(
+        **vars(tree.execution), validate_every=tree.validation.every, tracking=Tracking(**vars(tree.tracking))
+    )
     return ResolvedRun(config=run, execution=execution, axes=axes)
 
 
@@ -179,6 +182,7 @@ def _check(tree: Config) -> None:
     _require_choice("kind", tree.kind, tuple(KINDS))
     _require_choice("precision", tree.precision, ("fp32", "bf16"))
     _require_choice("execution.device", tree.execution.device, ("cpu", "cuda"))
+    _require_choice("tracking.mode", tree.tracking.mode, MODES)
     _require_choice("scaling.rule", tree.scaling.rule, tuple(RULES))
     for key, value in _positive_values(tree).items():
         if not (value > 0 and math.isfinite(value)):
@@ -204,6 +208,7 @@ def _positive_values(tree: Config) -> dict[str, float]:
         "scaling": ("ref_layers", "multiplier"),
         "probe": ("increment_layers",),
         "theory": ("d_model", "draws"),
+        "tracking": ("init_timeout", "finish_timeout"),
     }
     values: dict[str, float] = {"diverged_above": tree.diverged_above}
     for section, keys in sections.items():

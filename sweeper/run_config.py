@@ -1,6 +1,6 @@
 """One resolved run, of any kind: what determines its result, and the identity that follows from it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self, cast
 
 from model import ModelConfig, ParameterRow
@@ -8,6 +8,7 @@ from sweeper.errors import UserError
 from sweeper.flops import attention_flops, training_flops
 from sweeper.identity import SCHEMA_VERSION, format_rate, run_id
 from sweeper.schedule import Schedule
+from sweeper.tracking.settings import Tracking
 
 
 class _Run:
@@ -261,6 +262,7 @@ class Execution:
         log_every: steps between lines in metrics.jsonl.
         validate_every: steps between validations on the way; the last step always validates.
         checkpoint_every: steps between checkpoints.
+        tracking: where it is mirrored to.
     """
 
     device: str
@@ -271,6 +273,12 @@ class Execution:
     log_every: int
     validate_every: int
     checkpoint_every: int
+    tracking: Tracking = field(default_factory=Tracking)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Execution":
+        """Inverse of `dataclasses.asdict`; records from before there was tracking have none."""
+        return cls(**{**fields, "tracking": Tracking(**fields.get("tracking", {}))})
 
 
 def _plain(value: Any) -> Any:

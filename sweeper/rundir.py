@@ -75,7 +75,7 @@ class RunDir:
         target = self.path / "config.yaml"
         try:
             record = yaml.safe_load(target.read_text())
-            config, execution = run_from_dict(record["run"]), Execution(**record["execution"])
+            config, execution = run_from_dict(record["run"]), Execution.from_dict(record["execution"])
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(
                 f"{target} cannot be read ({error}); delete {self.path} and submit the sweep again"
@@ -97,7 +97,7 @@ class RunDir:
         write_json(self.path / "readouts.json", readouts)
 
     def readouts(self) -> dict[str, Any]:
-        """readouts.json; empty if there is none."""
+        """readouts.json: mean and std of each read-out of a finished run; empty if there is none."""
         return read_json(self.path / "readouts.json") or {}
 
     def write_result(self, result: dict[str, Any]) -> None:

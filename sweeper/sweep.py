@@ -29,10 +29,17 @@ class Sweep:
         """Distinct runs, in grid order: cells that are the same run count once."""
         return list(dict.fromkeys(cell["run_id"] for cell in self.cells))
 
-    def save(self, directory: Path) -> None:
-        """Write or replace the manifest."""
+    def panels(self, run_id: str) -> list[str]:
+        """The figure panels that a run stands in."""
+        return list(dict.fromkeys(cell["panel"] for cell in self.cells if cell["run_id"] == run_id))
+
+    def save(self, directory: Path) -> bool:
+        """Write or replace the manifest; False if it said the same before."""
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / f"{self.name}.json", asdict(self))
+        target = directory / f"{self.name}.json"
+        before = target.read_bytes() if target.exists() else b""
+        write_json(target, asdict(self))
+        return target.read_bytes() != before
 
     @classmethod
     def load(cls, path: Path) -> "Sweep":

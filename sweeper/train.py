@@ -44,7 +44,8 @@ def _train_one(config: DictConfig) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     run = resolve(config, prepare_data(data_spec(config), roots["data"], print).hash)
     rundir = RunDir(roots["runs"] / run.config.run_id)
-    rundir.freeze(run.config, run.execution, {"rule": run.axes["rule"], "preset": str(config.preset)})
+    labels = {"rule": run.axes["rule"], "preset": str(config.preset), "panels": [run.axes["panel"]]}
+    rundir.freeze(run.config, run.execution, labels)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())

@@ -214,6 +214,12 @@ def sweep_dir(tmp_path: Path, text_dir: Path) -> SweepDir:
 
 
 @pytest.fixture(scope="session")
+def make_sweep_dir(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> Callable[[], SweepDir]:
+    """Makes more of them, for fixtures that several tests share."""
+    return lambda: SweepDir(tmp_path_factory.mktemp("sweep"), text_dir)
+
+
+@pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> SweepDir:
     """The smoke sweep carried out once, undisturbed, with things in its environment that no record may show."""
     home = tmp_path_factory.mktemp("home-of-somebody")

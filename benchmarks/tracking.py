@@ -1,0 +1,150 @@
+"""What mirroring to wandb costs the training: two runs at once, without, to files, and to a server that hangs.
+
+    python benchmarks/tracking.py            some 8 minutes on two cores
+    python benchmarks/tracking.py laptop     only this preset
+
+The modes take turns, so that whatever else the machine does falls on all of them. Writes benchmarks/tracking.json and,
+from what is measured so far, benchmarks/tracking.md.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sweeper.provenance import provenance
+from sweeper.rundir import RunDir
+
+HERE = Path(__file__).parent
+ROUNDS = {"laptop": 3, "quick": 4}
+SHAPE = ["experiment=tracking", "panel=b", "model.n_loops=1"]  # the shortest steps, so the mirror weighs most
+Sweep = dict[str, Any]
+
+
+def main() -> None:
+    """Measure the presets asked for and rewrite both result files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", choices=[*ROUNDS, []], help="default: all")
+    target = HERE / "tracking.json"
+    known = json.loads(target.read_text()) if target.exists() else {}
+    for preset in parser.parse_args().presets or ROUNDS:
+        figures = measure(preset)
+        date = datetime.now(UTC).date().isoformat()
+        cores = len(os.sched_getaffinity(0))
+        known[preset] = {"date": date, "cores": cores, **provenance(), "rounds": ROUNDS[preset], "modes": figures}
+        print(json.dumps(figures, indent=1), flush=True)
+        target.write_text(json.dumps(known, indent=1) + "\n")
+        (HERE / "tracking.md").write_text(markdown(known))
+
+
+def measure(preset: str) -> dict[str, Sweep]:
+    """Figures of each mode, from `ROUNDS` sweeps of each."""
+    sweeps: dict[str, list[Sweep]] = {"off": [], "offline": [], "hung": []}
+    carry_out(preset, "off", "")  # compiles
+    with silent_server() as url:
+        for _ in range(ROUNDS[preset]):
+            for mode, done in sweeps.items():
+                done.append(carry_out(preset, mode, url))
+                print(mode, done[-1], flush=True)
+    plain = sweeps["off"]
+    return {mode: summary(done, plain) for mode, done in sweeps.items()}
+
+
+def carry_out(preset: str, mode: str, url: str) -> Sweep:
+    """One sweep of two runs: what it took, as the clock and its records say."""
+    tracking = ["tracking=online", f"tracking.base_url={url}"] if mode == "hung" else [f'tracking="{mode}"']
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [f"paths.runs={scratch}/runs", f"paths.sweeps={scratch}/sweeps", "hydra.launcher.workers=2"]
+        command = [sys.executable, "-m", "sweeper.train", "--multirun", f"preset={preset}", *SHAPE, "seed=0,1", *paths]
+        began, first, mirror_bytes = time.monotonic(), 0.0, 0
+        process = subprocess.Popen(
+            [*command, *tracking],
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "WANDB_API_KEY": "local-" + "0" * 40},
+        )
+        while process.poll() is None:
+            if not first and any(path.stat().st_size for path in Path(scratch).glob("runs/*/metrics.jsonl")):
+                first = time.monotonic() - began
+            mirror_bytes = max(mirror_bytes, mirror_memory())
+            time.sleep(0.2)
+        wall = time.monotonic() - began
+        assert process.returncode == 0
+        results = [RunDir(path).result() for path in Path(scratch).glob("runs/L*")]
+        steps = [1e3 * result["seconds"]["step"] / result["steps"] for result in results if result]
+        files = list(Path(scratch).glob("wandb/offline-run-*-L*"))
+    assert (len(steps), len(files)) == (2, 0 if mode == "off" else 2)
+    return {"step_ms": steps, "wall_seconds": wall, "first_line_seconds": first, "mirror_bytes": mirror_bytes}
+
+
+def mirror_memory() -> int:
+    """Proportional memory of all mirror processes and wandb's services, bytes."""
+    total = 0
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if "sweeper.tracking.process" in command or "wandb-core" in command:
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue  # it has just ended
+    return total
+
+
+def summary(done: list[Sweep], plain: list[Sweep]) -> Sweep:
+    """Medians, and differences from `plain` as medians over rounds."""
+    pairs = list(zip(done, plain, strict=True))
+    ratios = [statistics.mean(a["step_ms"]) / statistics.mean(b["step_ms"]) - 1 for a, b in pairs]
+    return {
+        "step_ms": round(statistics.median(step for sweep in done for step in sweep["step_ms"]), 3),
+        "step_time_percent": round(100 * statistics.median(ratios), 2),
+        "wall_seconds": round(statistics.median(sweep["wall_seconds"] for sweep in done), 2),
+        "wall_seconds_more": round(statistics.median(a["wall_seconds"] - b["wall_seconds"] for a, b in pairs), 2),
+        "first_line_seconds": round(statistics.median(sweep["first_line_seconds"] for sweep in done), 2),
+        "mirror_mib": round(max(sweep["mirror_bytes"] for sweep in done) / 2**20),
+    }
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """A URL at which connections are accepted and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def markdown(known: dict[str, Any]) -> str:
+    """Everything measured so far, as a page."""
+    lines = [
+        "# Mirroring to wandb",
+        "",
+        "Written by `benchmarks/tracking.py`. Each sweep is two runs at once, each on a",
+    ]
+    lines += [
+        "core of its own; step time is the runs' own record, the first line of metrics comes after ten steps, the"
+    ]
+    lines += [
+        "mirror's memory is that of all its processes. `hung` is tracking=online with a server that never answers."
+    ]
+    for preset, record in known.items():
+        modes = record["modes"]
+        columns = list(next(iter(modes.values())))
+        lines += ["", f"## {preset}, N = 1", ""]
+        lines += [f"{record['date']}, {record['cores']} cores of {record['processor']}, medians of {record['rounds']}"]
+        lines += [f"interleaved rounds, commit {record['commit']}", ""]
+        lines += [f"| mode | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        lines += [f"| {mode} | {' | '.join(str(values[c]) for c in columns)} |" for mode, values in modes.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

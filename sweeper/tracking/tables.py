@@ -1,0 +1,145 @@
+"""Records rebuilt from wandb: the tables that `loopsweep export` makes of run directories."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.errors import UserError
+from sweeper.records import RunStatus, State, finished_status, sweep_rows
+from sweeper.sweep import Sweep
+from sweeper.tracking.mirrored import STEP, MirroredRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+READOUT = "readouts/"  # in front of a read-out's name
+
+
+@dataclass(frozen=True)
+class MirroredSweep:
+    """A sweep and those of its runs that are mirrored, by id."""
+
+    sweep: Sweep
+    runs: dict[str, MirroredRun]
+
+    def cells(self) -> "pd.DataFrame":
+        """One row per cell of the grid, as `sweeper.records.sweep_table` has them.
+
+        A run that has no result is running if the server says so, and else pending: why it ended, only its directory
+        knows.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(sweep_rows(self.sweep, {run_id: self._status(run_id) for run_id in self.sweep.run_ids}))
+
+    def curves(self) -> "pd.DataFrame":
+        """run_id, step, and a column per metric, NaN where a step does not have it."""
+        import pandas as pd
+
+        rows = [
+            {"run_id": run_id, "step": step, **values}
+            for run_id, run in self.runs.items()
+            for step, values in run.history().items()
+            if values
+        ]
+        return pd.DataFrame(rows)
+
+    def readouts(self) -> "pd.DataFrame":
+        """run_id, readout, i, j (-1 for vectors), mean, std."""
+        import pandas as pd
+
+        rows = [
+            {"run_id": run_id, "readout": key.removeprefix(READOUT), **dict(zip(table["columns"], row, strict=True))}
+            for run_id, run in self.runs.items()
+            for key, value in sorted(run.summary.items())
+            if key.startswith(READOUT)
+            for table in [json.loads(run.read_file(value["path"]))]
+            for row in table["data"]
+        ]
+        types = {"run_id": "str", "readout": "str", "i": "int32", "j": "int32", "mean": "float64", "std": "float64"}
+        return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+    def export(self, out: Path) -> list[Path]:
+        """Write the tables as parquet.
+
+        Args:
+            out: a .parquet file, which takes the cells, or a directory, which takes all three tables.
+
+        Returns:
+            What was written.
+        """
+        if out.suffix == ".parquet":
+            tables = {out: self.cells()}
+        else:
+            tables = {out / f"{name}.parquet": getattr(self, name)() for name in ("cells", "curves", "readouts")}
+        for file, table in tables.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(file, index=False)
+        return list(tables)
+
+    def _status(self, run_id: str) -> RunStatus:
+        run = self.runs.get(run_id)
+        if run is None:
+            return RunStatus(State.PENDING)
+        if "result" in run.summary:
+            return finished_status(run.summary["result"])
+        return RunStatus(State.RUNNING if run.running else State.PENDING, step=run.summary.get(STEP, 0))
+
+
+def from_server(path: str, sweep: str | None = None, experiment: str | None = None) -> MirroredSweep:
+    """A sweep on the server that `tracking.base_url` or WANDB_BASE_URL names.
+
+    Args:
+        path: "entity/project", or "entity/project:group".
+        sweep: its name; None for the newest.
+        experiment: that it is of; None for any.
+
+    Raises:
+        UserError: if it cannot be read or there is no such sweep.
+    """
+    from sweeper.tracking.server import Project
+
+    project_path, _, group = path.partition(":")
+    project = Project(project_path, default_base_url())
+    chosen = _choose(project.sweeps(group or None), sweep, experiment, f"--wandb {path}")
+    return MirroredSweep(chosen, {run.id: run for run in project.runs(chosen.run_ids)})
+
+
+def from_files(directory: Path, sweep: str | None = None, experiment: str | None = None) -> MirroredSweep:
+    """A sweep in offline files below `directory`; see `from_server`."""
+    from sweeper.tracking.offline import read_directory
+
+    found = read_directory(directory)
+    chosen = _choose([run for run in found if run.job_type == "sweep"], sweep, experiment, f"--wandb-dir {directory}")
+    return MirroredSweep(chosen, {run.id: run for run in found if run.id in chosen.run_ids})
+
+
+def from_place(
+    server: str | None, directory: Path | None, sweep: str | None = None, experiment: str | None = None
+) -> MirroredSweep | None:
+    """From whichever of `--wandb` and `--wandb-dir` was given; None if neither was."""
+    if server is not None:
+        return from_server(server, sweep, experiment)
+    return None if directory is None else from_files(directory, sweep, experiment)
+
+
+def default_base_url() -> str:
+    """The server that runs are mirrored to unless told otherwise: WANDB_BASE_URL, or conf/config.yaml's."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(Path(__file__).resolve().parents[2] / "conf" / "config.yaml")
+    return str(config.tracking.base_url)
+
+
+def _choose(found: Sequence[MirroredRun], name: str | None, experiment: str | None, option: str) -> Sweep:
+    """The newest sweep of that name and experiment."""
+    manifests = [run.config["sweep"] for run in found if "sweep" in run.config]
+    sweeps = [Sweep(**{**manifest, "cells": tuple(json.loads(manifest["cells"]))}) for manifest in manifests]
+    fitting = [s for s in sweeps if (name is None or s.name == name) and experiment in (None, s.experiment)]
+    if not fitting:
+        known = ", ".join(s.name for s in sweeps) or "none"
+        wanted = name or (f"{experiment} sweep" if experiment else "sweep")
+        raise UserError(f"{option}: no {wanted} in it; known sweeps: {known}")
+    return fitting[-1]

@@ -1,0 +1,136 @@
+"""A wandb server of one's own, and runs that are mirrored to it."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.execute import execute_run
+from sweeper.outcome import Outcome
+from sweeper.run_config import Execution, RunConfig
+from sweeper.rundir import RunDir
+from sweeper.tracking import mirror
+from sweeper.tracking.settings import Tracking
+
+from .wandb_server import WandbServer
+
+KEY = "local-" + "0123456789" * 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_mirror_process_for_all() -> Iterator[None]:
+    """It takes its environment from the test that starts it, which is why that is the same in all of them."""
+    yield
+    _end_mirror()
+
+
+def _end_mirror() -> None:
+    if mirror._kept is not None:
+        mirror._kept.kill()
+    mirror._kept, mirror._lost = None, 0
+
+
+@pytest.fixture
+def fresh_mirror() -> Iterator[None]:
+    """A mirror process that no other test has used or will use."""
+    _end_mirror()
+    yield
+    _end_mirror()
+
+
+def account(home: Path) -> dict[str, str]:
+    """Environment with a key and nothing of whoever runs the tests."""
+    places = dict.fromkeys(("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"), str(home))
+    return {**places, "NETRC": str(home / "netrc"), "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"}
+
+
+@pytest.fixture(autouse=True)
+def _account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name, value in account(tmp_path_factory.mktemp("account")).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server on this machine, which WANDB_BASE_URL names."""
+    with WandbServer().serving() as serving:
+        monkeypatch.setenv("WANDB_BASE_URL", serving.url)
+        yield serving
+
+
+@pytest.fixture
+def online(server: WandbServer) -> Tracking:
+    """Tracking on that server."""
+    return Tracking("online", project="p", base_url=server.url)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run went: its directory, outcome, and the lines that wandb left in its log."""
+
+    rundir: RunDir
+    outcome: Outcome
+    reason: str
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line for line in self.rundir.log_tail(100) if "wandb" in line]
+
+    def by_step(self) -> dict[int, dict[str, Any]]:
+        """Metrics by step, as the mirror should hold them."""
+        steps: dict[int, dict[str, Any]] = {}
+        for row in self.rundir.read_metrics():
+            step = row.pop("step")
+            steps[step] = steps.get(step, {}) | row
+        return steps
+
+
+class Steps(threading.Event):
+    """Does things before certain steps, and is set before another: the loop asks before every step."""
+
+    def __init__(self, at_step: dict[int, Callable[[], Any]], stop_at: int | None) -> None:
+        super().__init__()
+        self.at_step, self.stop_at, self.step = at_step, stop_at, 0
+        self.reports: list[Any] = []
+
+    def is_set(self) -> bool:
+        self.step += 1
+        self.at_step.get(self.step, lambda: None)()
+        return self.step == self.stop_at
+
+
+Train = Callable[..., Trained]
+
+
+@pytest.fixture
+def train(
+    runs: Any, run_config: RunConfig, execution: Execution, data_root: Path, capfd: pytest.CaptureFixture[str]
+) -> Train:
+    """`train(tracking, at_step={3: function}, stop=…)`: carries a run out as a worker does."""
+
+    def carry_out(
+        tracking: Tracking,
+        at_step: dict[int, Callable[[], Any]] | None = None,
+        stop_at: int | None = None,
+        config: RunConfig = run_config,
+    ) -> Trained:
+        rundir = RunDir(runs.root / config.run_id)
+        labels = {"rule": "linear", "panels": ["b", "c"], "sweep": "s-test", "preset": "test"}
+        rundir.freeze(config, replace(execution, tracking=tracking), labels)
+        (rundir.path / "readouts.json").write_text(json.dumps(READOUTS))
+        stop = Steps(at_step or {}, stop_at)
+        with capfd.disabled():  # the log is made of what standard output really gets
+            outcome, reason = execute_run(rundir.path, data_root, stop, stop.reports.append)
+        return Trained(rundir, outcome, reason)
+
+    return carry_out
+
+
+READOUTS = {
+    "residual_norm": {"mean": [1.0, 2.5, 1 / 3], "std": [0.0, 0.25, 0.5]},
+    "increment_cosine": {"mean": [[1.0, 0.1], [0.1, 1.0]], "std": [[0.0, 0.2], [0.2, 0.0]]},
+}

@@ -1,0 +1,75 @@
+"""Offline files are read as wandb writes them; once it writes them otherwise, that is an error and not an empty run."""
+
+from pathlib import Path
+
+import pytest
+
+from sweeper.errors import UserError
+from sweeper.tracking.offline import BLOCK, FILE_HEADER, read_directory
+from sweeper.tracking.session import Entry, Session
+from sweeper.tracking.settings import Tracking
+
+ROWS = 400  # enough that records go across blocks
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the installed client."""
+    root = tmp_path_factory.mktemp("written")
+    session = Session(
+        Tracking("offline", project="p"), root, Entry("one", "b-N1", "run", config={"a": [1]}), pytest.fail
+    )
+    for step in range(ROWS):
+        session.log(step, {"loss": 1 / (step + 3), "grad_norm": None})
+    session.summarize(result={"state": "done"})
+    session.close(finished=True)
+    [file] = root.rglob("*.wandb")
+    assert file.stat().st_size > 2 * BLOCK
+    return file
+
+
+def copy(content: bytes, directory: Path) -> Path:
+    (directory / "offline-run-1-one").mkdir()
+    (directory / "offline-run-1-one" / "run-one.wandb").write_bytes(content)
+    return directory
+
+
+def test_the_installed_clients_file_is_read_to_the_digit(written: Path) -> None:
+    """If this fails, wandb's format has moved: see sweeper/tracking/offline.py."""
+    [run] = read_directory(written.parent)
+    assert (run.id, run.name, run.job_type, run.config["a"]) == ("one", "b-N1", "run", [1])
+    assert {step: row["loss"] for step, row in run.history().items()} == {s: 1 / (s + 3) for s in range(ROWS)}
+    assert all(row["grad_norm"] != row["grad_norm"] for row in run.history().values())  # nan
+    assert run.summary["result"] == {"state": "done"}
+
+
+@pytest.mark.parametrize("kept", [0, 3, 7, 10, 500, BLOCK - 3, BLOCK + 5, 2 * BLOCK])
+def test_a_torn_file_gives_what_is_whole(kept: int, written: Path, tmp_path: Path) -> None:
+    found = read_directory(copy(written.read_bytes()[:kept], tmp_path))
+    steps = [list(run.history()) for run in found]
+    assert steps in ([], [list(range(len(steps[0]) if steps else 0))])
+    assert bool(steps and steps[0]) == (kept >= BLOCK - 3)
+
+
+@pytest.mark.parametrize("at", [0, 4, 6, len(FILE_HEADER), len(FILE_HEADER) + 6, len(FILE_HEADER) + 20, BLOCK + 100])
+def test_another_format_is_refused(at: int, written: Path, tmp_path: Path) -> None:
+    content = bytearray(written.read_bytes())
+    content[at] ^= 0x15
+    with pytest.raises(UserError, match=r"run-one.wandb is not in the format.*installed is 0\.") as caught:
+        read_directory(copy(bytes(content), tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_without_files_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run-\*\.wandb below"):
+        read_directory(tmp_path)
+
+
+def test_of_several_attempts_the_later_one_counts(tmp_path: Path) -> None:
+    for attempt, losses in enumerate(([3.0, 2.0, 9.0], [3.0, 2.0, 1.0, 0.5])):
+        session = Session(Tracking("offline"), tmp_path, Entry("one", "b", "run"), pytest.fail)
+        for step, loss in enumerate(losses):
+            session.log(step, {"loss": loss})
+        session.close(finished=attempt == 1)
+    [run] = read_directory(tmp_path)
+    assert [row["loss"] for row in run.history().values()] == [3.0, 2.0, 1.0, 0.5]

@@ -3,13 +3,14 @@
     python analysis/plot_fig5.py [--runs DIR | --results DIR|FILE | --wandb ENTITY/PROJECT | --wandb-dir DIR]
                                  [--sweep NAME] [--out DIR] [--format LIST] [--log-wandb [ENTITY/PROJECT]]
 
-Draws whatever has finished: figures/fig5.{pdf,png}, fig5.csv (all cells), fig5-transfer.csv (printed too).
+Draws whatever has finished: figures/fig5.{pdf,png}, fig5.csv (all cells), fig5-transfer.csv and fig5-gain.csv (both
+printed too).
 """
 
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ RULE_FORMULAS = {  # λ = 1; a rule of one's own has no entry
 STATE_MARKERS = {"diverged": "x", "failed": "s", "lost": "D", "running": ">", "pending": "o"}
 LANE_POINTS = 5.5  # height of one N's lane of state marks above a panel
 Look = dict[str, Any]  # keyword arguments of Line2D
+BAND: Look = {"alpha": 0.18, "linewidth": 0.0}
+INTERVAL: Look = {"linewidth": 1.0, "solid_capstyle": "butt", "zorder": 4.5}
 GAP: Look = {"linestyle": ":", "linewidth": 0.8}
 STAR: Look = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
 VERTEX: Look = {"marker": "|", "markersize": 15, "markeredgewidth": 1.4, "linestyle": "none", "zorder": 5}
@@ -49,11 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         cells = sources.load_cells(args, experiment="lr_transfer", make_command=MAKE_COMMAND)
         points = transfer.average_seeds(cells)
-        table = transfer.transfer_table(points)
+        noise = transfer.pooled_noise(cells, points)
+        points = transfer.with_margins(points, noise)
+        table, gains = transfer.transfer_table(points, noise), transfer.gain_table(points, noise)
         with style.context():
             files = style.save(draw(cells, points, table), args.out, "fig5", args.formats)
         files.append(style.save_csv(plotted_numbers(cells, points), args.out, "fig5"))
         files.append(style.save_csv(table, args.out, "fig5-transfer"))
+        files.append(style.save_csv(gains, args.out, "fig5-gain"))
         sources.log_figure(args, cells, files)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = 120
     print_table(table, console)
+    print_gains(gains, console)
     print_progress(cells, console, can_continue=sources.reads_runs(args))
     console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True)
     return 0
@@ -125,9 +132,9 @@ def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
     finished, diverged, expected = table[["finished", "diverged", "expected"]].sum()
     parts = [
         f"preset {', '.join(sorted(set(cells['preset'])))}",
-        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {', '.join(map(str, seeds))}",
+        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean and 95% band over seeds {', '.join(map(str, seeds))}",
         f"{finished} of {expected} points finished",
-        f"{diverged} diverged{' (left out of the curves)' if diverged else ''}",
+        f"{diverged} diverged",
         f"sweep {cells['sweep'].iloc[0]}",
     ]
     return "  ·  ".join(parts)
@@ -151,7 +158,7 @@ def _draw_rate_axis(axes: Axes, base_lr: "pd.Series[float]", exponent: int) -> N
 
 
 def _draw_curves(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> None:
-    """A curve per N through its finite losses, dotted where it jumps over a rate that has none."""
+    """A curve per N through its finite losses, dotted where it jumps over a rate that has none, and its band."""
     finite = np.isfinite(of_panel["val_loss"])
     if not finite.any():
         axes.text(0.5, 0.5, "no finite loss yet", transform=axes.transAxes, ha="center", color=style.MUTED)
@@ -160,10 +167,14 @@ def _draw_curves(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> 
         losses = curve["val_loss"].where(finite)
         axes.plot(curve.loc[losses.notna(), "base_lr"], losses.dropna(), color=colors[n], **GAP)
         axes.plot(curve["base_lr"], losses, color=colors[n], marker=style.loop_marker(n))
+        if "margin" in curve and curve["margin"].notna().any():
+            low, high = losses - curve["margin"], losses + curve["margin"]
+            axes.fill_between(curve["base_lr"], low, high, color=colors[n], **BAND)
 
 
 def _draw_optima(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> None:
-    """A star on each grid minimum, a tick at each fitted vertex, a line at the rate that is to transfer."""
+    """A star on each grid minimum, a tick and its interval at each vertex, a line at the rate that is to transfer."""
+    first, last = axes.get_xlim()
     for row in of_panel[of_panel["optimum_lr"].notna()].to_dict("records"):
         if row["n_loops"] == transfer.REFERENCE_LOOPS:
             axes.axvline(row["optimum_lr"], **REFERENCE)
@@ -175,6 +186,8 @@ def _draw_optima(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> 
             markeredgecolor="white",
         )
         axes.plot([row["fitted_lr"]], [row["fitted_loss"]], **VERTEX, color=colors[row["n_loops"]])
+        ends = np.clip([row["fitted_lr_low"], row["fitted_lr_high"]], first, last)
+        axes.plot(ends, [row["fitted_loss"]] * 2, **INTERVAL, color=colors[row["n_loops"]])
 
 
 def _draw_states(axes: Axes, of_panel: pd.DataFrame, lanes: Sequence[int], colors: dict[int, str]) -> None:
@@ -224,23 +237,42 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         if begins_panel:
             shown.add_section()
         shown.add_row(
-            f"{row['panel']}  {row['rule']}, L = {row['n_layers']}" if begins_panel else "",
+            f"{row['panel']} {row['rule']} L={row['n_layers']}" if begins_panel else "",
             str(row["n_loops"]),
             f"{row['finished']}/{row['expected']}",
             _number(row["optimum_lr"], ".3g"),
             _number(row["optimum_loss"], ".4f"),
             _number(row["shift_octaves"], "+.2f"),
-            "diverged" if math.isinf(row["regret_nats"]) else _number(row["regret_nats"], ".4f"),
+            "diverged" if math.isinf(row["regret_nats"]) else estimate_text(row, "regret_nats", ".4f"),
             _number(row["fitted_lr"], ".3g"),
-            _number(row["fitted_shift_octaves"], "+.2f"),
+            estimate_text(row, "fitted_shift_octaves", "+.2f"),
             row["flag"],
         )
         previous = row["panel"]
     console.print(shown)
     console.print("shift: octaves of η0 from N = 1's best; regret: nats per token lost by keeping N = 1's best η0")
+    several = table["seeds"].max() > 1
+    console.print("(low…high): 95% intervals, each seed's offset removed" if several else "1 seed, no intervals")
+
+
+def print_gains(gains: pd.DataFrame, console: Console) -> None:
+    """What linear gains over sqrt at the largest N of each depth that has both."""
+    for row in gains.sort_values("n_loops").drop_duplicates("n_layers", keep="last").to_dict("records"):
+        best, fixed = (estimate_text(row, name, ".4f") for name in ("best_gain_nats", "reference_gain_nats"))
+        at = f"linear over sqrt at L = {row['n_layers']:g}, N = {row['n_loops']:g}"
+        console.print(f"{at}: {best} nats per token at the best rates, {fixed} at N = 1's")
+
+
+def estimate_text(row: Mapping[Any, Any], name: str, spec: str) -> str:
+    """A value of a table with its interval, if it has any width, "0.52 (0.41…0.66)"; "-" where there is none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    interval = "" if math.isnan(low) or low == high else f" ({_number(low, spec)}…{_number(high, spec)})"
+    return f"{_number(row[name], spec)}{interval}"
 
 
 def _number(value: float, spec: str) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     return "-" if math.isnan(value) else format(value, spec)
 
 

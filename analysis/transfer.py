@@ -1,127 +1,156 @@
 """Does a learning rate tuned at N = 1 stay good at larger N? The numbers beside Figure 5.
 
-A curve is one panel and one loop count N: validation loss against the base learning rate η0. Where a cell was
-trained with several seeds, `average_seeds` takes the mean over them first and all else works on the means.
-A diverged run counts as +inf, a run without a result as NaN: the first is bad news, the second is none.
+A curve is one panel and one loop count N: validation loss against the base learning rate η0, every point the mean
+over its seeds (`average_seeds`). A diverged run counts as +inf, a run without a result as NaN: the first is bad
+news, the second is none. Intervals come from the noise that `pooled_noise` finds near the optima; with one seed
+there is no interval.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from analysis.intervals import NO_NOISE, Estimate
+from analysis.optimum import Floats, Indices, Optimum, curve_optimum, fit_window
+from analysis.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 
 REFERENCE_LOOPS = 1
 FINISHED = ("done", "diverged")
 # Of a point's seeds, the state that most needs saying stands for the point.
 STATE_ORDER = ("diverged", "failed", "lost", "running", "pending", "done")
 POINT_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops", "base_lr"]
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """The lowest point of one curve; rates are base rates η0, losses nats per token, NaN where there is none.
-
-    `rate`, `loss`: the grid minimum (of equal losses, the one at the lower rate).
-    `fitted_rate`, `fitted_loss`: the vertex of the parabola in log2(rate) through exactly three points, the
-    grid minimum and the rate on either side of it in the grid. Three, because a rate curve is steeper above
-    its optimum than below, which would pull a wider fit; and their vertex, always convex, stays within the
-    half of each gap that is next to the minimum.
-    `flag`: empty where all three have a finite loss; otherwise why there is no vertex.
-    """
-
-    rate: float
-    loss: float
-    fitted_rate: float
-    fitted_loss: float
-    flag: str
-
-
-def curve_optimum(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Optimum:
-    """The optimum of one curve.
-
-    `rates`: (R,) every base rate η0 of the grid, ascending.
-    `losses`: (R,) nats per token, NaN missing, +inf diverged.
-    """
-    assert rates.shape == losses.shape
-    assert (np.diff(rates) > 0).all()
-    nan = float("nan")
-    if not np.isfinite(losses).any():
-        flag = "all finished runs diverged" if np.isinf(losses).any() else "no results"
-        return Optimum(nan, nan, nan, nan, flag)
-    at = int(np.nanargmin(losses))
-    rate, loss = float(rates[at]), float(losses[at])
-    sides = [_beside(losses, at - 1, "below"), _beside(losses, at + 1, "above")]
-    if flag := ", ".join(reason for reason in sides if reason):
-        return Optimum(rate, loss, nan, nan, f"at the edge: {flag}")
-    vertex = _parabola_vertex(np.log2(rates[at - 1 : at + 2]), losses[at - 1 : at + 2])
-    return Optimum(rate, loss, float(2.0 ** vertex[0]), vertex[1], flag="")
-
-
-def _beside(losses: NDArray[np.float64], index: int, side: str) -> str:
-    """Why the grid minimum is not enclosed on this side; empty where it is."""
-    if not 0 <= index < len(losses):
-        return f"grid ends {side}"
-    if np.isnan(losses[index]):
-        return f"missing {side}"
-    return f"diverged {side}" if np.isinf(losses[index]) else ""
-
-
-def _parabola_vertex(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Vertex (x, y) of the parabola through three points, the middle one below the first and lowest."""
-    slopes = np.diff(y) / np.diff(x)
-    curvature = (slopes[1] - slopes[0]) / (x[2] - x[0])
-    vertex = (x[0] + x[1]) / 2 - slopes[0] / (2 * curvature)
-    return float(vertex), float(y[0] + (vertex - x[0]) * (slopes[0] + curvature * (vertex - x[1])))
+CURVE_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops"]
+GAIN_COLUMNS = [
+    "n_layers",
+    "n_loops",
+    "reference_lr",
+    *(f"{name}{end}" for name in ("best_gain_nats", "reference_gain_nats") for end in ("", "_low", "_high")),
+]
 
 
 def average_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells (one row per seed) → points (one row per panel, N and base rate), in that order.
 
-    `val_loss` is the mean over the seeds that have a result: +inf if any diverged, NaN if none has finished.
+    `val_loss` is the mean over the seeds that have a result: +inf if any diverged, NaN if none has finished. Where
+    only some seeds have finished, each one's common offset at this depth is taken off first.
     `seeds` counts those with a result, `seeds_expected` all; `state` is the seeds' first in `STATE_ORDER`.
     """
-    cells = cells.assign(loss=_losses(cells), rank=cells["state"].map(STATE_ORDER.index))
-    grouped = cells.groupby(POINT_KEY, sort=True)
-    points = pd.DataFrame(
-        {
-            "val_loss": grouped["loss"].mean(),
-            "state": grouped["rank"].min().map(lambda rank: STATE_ORDER[rank]),
-            "seeds": grouped["loss"].count(),
-            "seeds_expected": grouped.size(),
-        }
-    )
-    return points.reset_index()
+    grouped = _numbered(cells).assign(rank=cells["state"].map(STATE_ORDER.index)).groupby("point")
+    points = grouped[POINT_KEY].first()
+    for _, at_depth in _numbered(cells).groupby("n_layers"):
+        losses, at = by_seed(at_depth)
+        diverged = np.isinf(losses).any(axis=1)
+        points.loc[at, "val_loss"] = np.where(diverged, np.inf, additive_fit(losses).means)
+    points["state"] = grouped["rank"].min().map(lambda rank: STATE_ORDER[rank])
+    points["seeds"] = grouped["loss"].count()
+    points["seeds_expected"] = grouped.size()
+    return points.reset_index(drop=True)
 
 
-def _losses(cells: pd.DataFrame) -> "pd.Series[float]":
+def _numbered(cells: pd.DataFrame) -> pd.DataFrame:
+    """With the columns point, its number in order of `POINT_KEY`, and loss: +inf diverged, NaN no result."""
     finished = cells["val_loss"].where(cells["state"] == "done")
-    return finished.mask(cells["state"] == "diverged", np.inf)
+    return cells.assign(
+        point=cells.groupby(POINT_KEY, sort=True).ngroup(),
+        loss=finished.mask(cells["state"] == "diverged", np.inf),
+    )
 
 
-def transfer_table(points: pd.DataFrame) -> pd.DataFrame:
-    """One row per panel and N: the optimum, how far it moved from N = 1, and what keeping N = 1's rate costs.
+def pooled_noise(cells: pd.DataFrame, points: pd.DataFrame) -> dict[int, DepthNoise]:
+    """The noise of one run at each depth L, from the points around every curve's grid minimum.
 
-    `points` are those of `average_seeds`. Columns beside panel, rule, n_layers, n_loops:
+    Only those its parabola is fitted to: runs close to divergence scatter more than those that decide. A run that
+    stands in two panels, as sqrt and linear share theirs at N = 1, counts once.
+    """
+    windows = [curve.index[_window(curve)] for _, curve in points.groupby(CURVE_KEY, sort=False)]
+    noise = {}
+    for n_layers, at_depth in _numbered(cells).drop_duplicates("run_id").groupby("n_layers"):
+        losses, at = by_seed(at_depth)
+        curves = [losses[chosen] for window in windows if (chosen := np.isin(at, window)).any()]
+        noise[int(str(n_layers))] = depth_noise(curves) if curves else DepthNoise(NO_NOISE, NO_NOISE)
+    return noise
+
+
+def _window(curve: pd.DataFrame) -> Indices:
+    rates, losses, _ = _arrays(curve)
+    if not np.isfinite(losses).any():
+        return np.array([], dtype=np.int64)
+    return fit_window(rates, losses, int(np.nanargmin(losses)))
+
+
+def _arrays(curve: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
+    return tuple(curve[name].to_numpy(dtype=float) for name in ("base_lr", "val_loss", "seeds"))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Arrays of one curve, ascending in base rate, its optimum, and the noise of its depth."""
+
+    rates: Floats
+    losses: Floats
+    seeds: Floats
+    optimum: Optimum
+    noise: DepthNoise | None
+
+
+Noises = Mapping[int, DepthNoise]
+CurveKey = tuple[str, str, int, int]
+
+
+def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, Curve]:
+    """The curve of each (panel, rule, L, N); `noise` as of `pooled_noise`, without it there are no intervals."""
+    found = {}
+    for _, curve in points.groupby(CURVE_KEY, sort=True):
+        panel, rule, n_layers, n_loops = curve.iloc[0][["panel", "rule", "n_layers", "n_loops"]]
+        of_depth = (noise or {}).get(int(n_layers))
+        arrays = _arrays(curve)
+        optimum = curve_optimum(*arrays, *([of_depth.within] if of_depth else []))
+        found[str(panel), str(rule), int(n_layers), int(n_loops)] = Curve(*arrays, optimum, of_depth)
+    return found
+
+
+def with_margins(points: pd.DataFrame, noise: Noises) -> pd.DataFrame:
+    """`points` with the column margin: half-width of the 95% interval of each mean, seeds' common offsets aside."""
+    none = DepthNoise(NO_NOISE, NO_NOISE)
+    margins = [
+        noise.get(n_layers, none).within.margin(1 / seeds) if seeds else math.nan
+        for n_layers, seeds in zip(points["n_layers"], points["seeds"], strict=True)
+    ]
+    return points.assign(margin=margins)
+
+
+def transfer_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFrame:
+    """One row per panel and N: the optimum, how far it is from N = 1's and L_ref's, what keeping N = 1's rate costs.
+
+    `points` are those of `average_seeds`, `noise` that of `pooled_noise`; without it, intervals are NaN. Each
+    estimate X has an interval X_low, X_high at 95%, infinite where open. Columns beside panel, rule, n_layers, n_loops:
     `finished`, `diverged`, `expected`: points with a result, of these the diverged, and all of the grid
     `seeds`: the most seeds any point of the curve has
-    `optimum_lr`, `optimum_loss`, `fitted_lr`, `fitted_loss`, `flag`: see `Optimum`
-    `shift_octaves`, `fitted_shift_octaves`: log2 of the optimum over that of N = 1 in the same panel
-    `regret_nats`: loss at the rate of N = 1's grid minimum minus the best loss at this N: ≥ 0, +inf where
-    that rate diverged at this N, NaN where it has no result
+    `optimum_lr`, `optimum_loss`, `fitted_lr`, `fitted_loss`, `flag`: see `Optimum`; `optimum_lr_low`, `…_high` is the
+    range of grid rates that noise cannot tell from the best
+    `shift_octaves`: log2 of the grid optimum over that of N = 1 in the same panel
+    `fitted_shift_octaves`: the same of the fitted optima. At an edge it is NaN, its interval one-sided
+    `depth_shift_octaves`: log2 of the fitted optimum over that of the same rule and N at L_ref
+    `regret_nats`: see `transfer_regret`; +inf where N = 1's rate diverged at this N, NaN where it has no result
     """
+    found = curves(points, noise)
     rows = []
-    for (panel, rule, n_layers), of_panel in points.groupby(["panel", "rule", "n_layers"], sort=True):
-        reference = curve_optimum(*_arrays(of_panel[of_panel["n_loops"] == REFERENCE_LOOPS]))
-        for n_loops in sorted(set(of_panel["n_loops"])):
-            curve = of_panel[of_panel["n_loops"] == n_loops]
-            key = {"panel": panel, "rule": rule, "n_layers": n_layers, "n_loops": n_loops}
-            rows.append(key | _progress(curve) | _transfer(*_arrays(curve), reference))
+    for _, of_curve in points.groupby(CURVE_KEY, sort=True):
+        panel, rule, n_layers, multiplier, n_loops = of_curve.iloc[0][CURVE_KEY]
+        curve = found[panel, rule, n_layers, n_loops]
+        first = found.get((panel, rule, n_layers, REFERENCE_LOOPS))
+        shallow = _at_reference_depth(found, rule, n_loops, round(n_layers / multiplier))
+        key = {"panel": panel, "rule": rule, "n_layers": n_layers, "n_loops": n_loops}
+        rows.append(key | _progress(of_curve) | _transfer(curve, first, shallow))
     return pd.DataFrame(rows)
 
 
-def _arrays(curve: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return curve["base_lr"].to_numpy(dtype=float), curve["val_loss"].to_numpy(dtype=float)
+def _at_reference_depth(found: Mapping[CurveKey, Curve], rule: str, n_loops: int, ref_layers: int) -> Curve | None:
+    alike = [curve for key, curve in found.items() if key[1:] == (rule, ref_layers, n_loops)]
+    return alike[0] if alike else None
 
 
 def _progress(curve: pd.DataFrame) -> dict[str, int]:
@@ -133,26 +162,114 @@ def _progress(curve: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _transfer(rates: NDArray[np.float64], losses: NDArray[np.float64], reference: Optimum) -> dict[str, float | str]:
-    optimum = curve_optimum(rates, losses)
+def _transfer(curve: Curve, first: Curve | None, shallow: Curve | None) -> dict[str, float | str]:
+    optimum, at_one = curve.optimum, first.optimum if first else None
+    octaves = optimum.octaves
     return {
         "optimum_lr": optimum.rate,
+        "optimum_lr_low": optimum.rates_low,
+        "optimum_lr_high": optimum.rates_high,
         "optimum_loss": optimum.loss,
-        "shift_octaves": float(np.log2(optimum.rate / reference.rate)),
-        "regret_nats": transfer_regret(rates, losses, reference.rate),
+        "shift_octaves": math.log2(optimum.rate / at_one.rate) if at_one else math.nan,
+        **_columns("regret_nats", transfer_regret(curve, at_one.rate if at_one else math.nan)),
         "fitted_lr": optimum.fitted_rate,
+        "fitted_lr_low": 2.0**octaves.low,
+        "fitted_lr_high": 2.0**octaves.high,
         "fitted_loss": optimum.fitted_loss,
-        "fitted_shift_octaves": float(np.log2(optimum.fitted_rate / reference.fitted_rate)),
+        **_columns("fitted_shift_octaves", _shift(curve, first)),
+        **_columns("depth_shift_octaves", _shift(curve, shallow)),
         "flag": optimum.flag,
     }
 
 
-def transfer_regret(rates: NDArray[np.float64], losses: NDArray[np.float64], reference_rate: float) -> float:
-    """Loss at `reference_rate` minus the curve's lowest loss, nats per token; arrays as for `curve_optimum`.
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
-    +inf where that rate diverged; NaN where it has no result or is not in the grid.
+
+def _shift(curve: Curve, reference: Curve | None) -> Estimate:
+    """Octaves from the fitted optimum of `reference` to that of `curve`; without both vertices only an interval."""
+    if reference is None:
+        return Estimate(math.nan)
+    if curve is reference:
+        zero = 0.0 if curve.optimum.octaves.has_interval else math.nan
+        return Estimate(0.0 * curve.optimum.fitted_rate, zero, zero)
+    shift = curve.optimum.octaves.minus(reference.optimum.octaves)
+    known = math.isfinite(curve.optimum.fitted_rate + reference.optimum.fitted_rate)
+    return shift if known else Estimate(math.nan, shift.low, shift.high)
+
+
+def transfer_regret(curve: Curve, reference_rate: float) -> Estimate:
+    """Loss at `reference_rate` minus the lowest on the grid, nats per token.
+
+    +inf where that rate diverged; NaN where it has no result or is not in the grid. It cannot be negative, and is
+    the largest of the differences to all rates, the rate's own 0 among them: the interval's ends are the largest of
+    these differences' one-sided limits. So [0, 0] is possible, and at a regret of 0 it covers more than nominally.
     """
-    at_reference = losses[rates == reference_rate]
-    if len(at_reference) == 0 or np.isnan(at_reference[0]):
-        return float("nan")
-    return float("inf") if np.isinf(at_reference[0]) else float(at_reference[0] - np.nanmin(losses))
+    rates, losses, seeds = curve.rates, curve.losses, curve.seeds
+    at = np.flatnonzero((rates == reference_rate) & ~np.isnan(losses))
+    if len(at) == 0:
+        return Estimate(math.nan)
+    if np.isinf(losses[at[0]]):
+        return Estimate(math.inf)
+    others = np.isfinite(losses) & (rates != reference_rate)
+    differences = np.append(losses[at[0]] - losses[others], 0.0)
+    regret = float(differences.max())
+    if curve.noise is None or not curve.noise.within.df:
+        return Estimate(regret)
+    variances = np.append(1 / seeds[at[0]] + 1 / seeds[others], 0.0)
+    margins = np.array([curve.noise.within.margin(variance) for variance in variances])
+    return Estimate(regret, float((differences - margins).max()), float((differences + margins).max()))
+
+
+def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFrame:
+    """How much lower the loss is under linear than under sqrt scaling: a row per depth with both rules, and N > 1.
+
+    At N = 1 the rules are one model.
+
+    `best_gain_nats`: between the grid minima, each rule at its own best rate
+    `reference_gain_nats`: at `reference_lr`, N = 1's best rate
+    Each has an interval X_low, X_high. Seeds are paired. +inf where only sqrt diverged (there, everywhere), -inf where
+    only linear did, NaN where a result is missing or both diverged.
+    """
+    found = curves(points, noise)
+    both = sorted({key[2:] for key in found if key[1] == "sqrt"} & {key[2:] for key in found if key[1] == "linear"})
+    by_rule = {key[1:]: curve for key, curve in found.items()}
+    rows = []
+    for n_layers, n_loops in both:
+        if n_loops > REFERENCE_LOOPS:
+            first = by_rule.get(("sqrt", n_layers, REFERENCE_LOOPS))
+            rate = first.optimum.rate if first else math.nan
+            pair = by_rule["sqrt", n_layers, n_loops], by_rule["linear", n_layers, n_loops]
+            row: dict[str, float] = {"n_layers": n_layers, "n_loops": n_loops, "reference_lr": rate}
+            row |= _columns("best_gain_nats", best_gain(*pair))
+            row |= _columns("reference_gain_nats", gain_at(*pair, rate))
+            rows.append(row)
+    return pd.DataFrame(rows, columns=GAIN_COLUMNS)
+
+
+def best_gain(sqrt: Curve, linear: Curve) -> Estimate:
+    """Lowest loss on the grid of `sqrt` minus that of `linear`, nats per token; +inf if all of sqrt's runs diverged."""
+    return _gain(*((curve, _lowest(curve)) for curve in (sqrt, linear)))
+
+
+def gain_at(sqrt: Curve, linear: Curve, rate: float) -> Estimate:
+    """The same at one `rate`; NaN where it is not in both grids."""
+    places = [np.flatnonzero(curve.rates == rate) for curve in (sqrt, linear)]
+    return _gain(*((curve, at[0] if len(at) else None) for curve, at in zip((sqrt, linear), places, strict=True)))
+
+
+def _lowest(curve: Curve) -> int | None:
+    return None if np.isnan(curve.losses).all() else int(np.nanargmin(curve.losses))
+
+
+def _gain(sqrt: tuple[Curve, int | None], linear: tuple[Curve, int | None]) -> Estimate:
+    (upper, at), (lower, below) = sqrt, linear
+    if at is None or below is None:
+        return Estimate(math.nan)
+    if np.isinf(upper.losses[at]) and np.isinf(lower.losses[below]):
+        return Estimate(math.nan)
+    gain = float(upper.losses[at] - lower.losses[below])
+    if upper.noise is None or not upper.noise.between.df or not math.isfinite(gain):
+        return Estimate(gain)
+    margin = upper.noise.between.margin(1 / upper.seeds[at] + 1 / lower.seeds[below])
+    return Estimate(gain, gain - margin, gain + margin)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from analysis import plot_fig5, style
-from analysis.transfer import average_seeds, transfer_table
+from analysis.transfer import average_seeds, pooled_noise, transfer_table, with_margins
 
 REPOSITORY = Path(__file__).parents[2]
-FILES = ["fig5-transfer.csv", "fig5.csv", "fig5.pdf", "fig5.png"]
+FILES = ["fig5-gain.csv", "fig5-transfer.csv", "fig5.csv", "fig5.pdf", "fig5.png"]
 
 CellTable = Callable[..., pd.DataFrame]
 WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]
@@ -72,7 +72,7 @@ def test_sweep_without_any_result_is_drawn(cell_table: CellTable, with_state: Wi
 
 def test_only_asked_formats_are_written_and_the_csv_always(cell_table: CellTable, tmp_path: Path) -> None:
     out = plot(cell_table(), tmp_path, "--format", "png")
-    assert sorted(path.name for path in out.iterdir()) == ["fig5-transfer.csv", "fig5.csv", "fig5.png"]
+    assert sorted(path.name for path in out.iterdir()) == [name for name in FILES if name != "fig5.pdf"]
 
 
 def test_panels_carry_the_papers_titles_and_a_star_per_curve(cell_table: CellTable) -> None:
@@ -111,6 +111,27 @@ def test_other_grids_are_drawn(
 ) -> None:
     cells = cell_table(seeds=seeds, loop_counts=(2, 16))
     plot(cells[cells["panel"].isin(panels)], tmp_path, "--format", "png")
+
+
+def test_several_seeds_give_bands_and_intervals_and_one_seed_says_it_has_none(
+    cell_table: CellTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = cell_table(seeds=(0, 1, 2))
+    noisy["val_loss"] += 1e-3 * np.cos(noisy.index.to_numpy() ** 2)  # any deterministic scatter
+    plot(noisy, tmp_path / "three", "--format", "png")
+    assert "95% intervals" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "three" / "out" / "fig5-transfer.csv").query("flag.isna()")
+    assert len(table) > 8
+    assert (table["fitted_lr_low"] < table["fitted_lr"]).all()
+    assert (table["fitted_lr"] < table["fitted_lr_high"]).all()
+    points = average_seeds(noisy)
+    with style.context():
+        margins = with_margins(points, pooled_noise(noisy, points))
+        bands = [axes.collections for axes in plot_fig5.draw(noisy, margins, transfer_table(points)).axes]
+    assert [len(of_panel) for of_panel in bands] == [4, 4, 4, 4]
+    plot(cell_table(), tmp_path / "one", "--format", "png")
+    assert "1 seed, no interval" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "one" / "out" / "fig5-transfer.csv")["fitted_lr_low"].isna().all()
 
 
 def test_missing_results_are_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

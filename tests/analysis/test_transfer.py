@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.transfer import average_seeds, curve_optimum, transfer_regret, transfer_table
+from analysis.optimum import curve_optimum
+from analysis.transfer import (
+    Curve,
+    average_seeds,
+    gain_table,
+    pooled_noise,
+    transfer_regret,
+    transfer_table,
+)
 
 PAPER_RATES = np.array([5, 7.5, 10, 12.5, 15, 20, 30, 40]) * 1e-4
 OCTAVE_RATES = 2e-3 * 2.0 ** np.arange(6)
@@ -16,6 +24,11 @@ NAN, INF = float("nan"), float("inf")
 
 CellTable = Callable[..., pd.DataFrame]
 WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]
+
+
+def regret_of(rates: np.ndarray, losses: np.ndarray, reference_rate: float) -> float:
+    curve = Curve(rates, losses, np.ones_like(rates), curve_optimum(rates, losses), noise=None)
+    return transfer_regret(curve, reference_rate).value
 
 
 @given(
@@ -84,11 +97,11 @@ def test_equal_losses_choose_the_lower_rate() -> None:
 
 def test_diverged_neighbour_is_infinite_loss_not_a_gap() -> None:
     rates, losses = OCTAVE_RATES[:4], np.array([3.1, 3.0, INF, NAN])
-    assert transfer_regret(rates, losses, rates[0]) == pytest.approx(0.1)
-    assert transfer_regret(rates, losses, rates[2]) == INF
-    assert np.isnan(transfer_regret(rates, losses, rates[3]))
-    assert np.isnan(transfer_regret(rates, losses, 1.0))  # not a rate of this grid
-    assert transfer_regret(rates, np.full(4, INF), rates[0]) == INF
+    assert regret_of(rates, losses, rates[0]) == pytest.approx(0.1)
+    assert regret_of(rates, losses, rates[2]) == INF
+    assert np.isnan(regret_of(rates, losses, rates[3]))
+    assert np.isnan(regret_of(rates, losses, 1.0))  # not a rate of this grid
+    assert regret_of(rates, np.full(4, INF), rates[0]) == INF
 
 
 @given(
@@ -96,7 +109,7 @@ def test_diverged_neighbour_is_infinite_loss_not_a_gap() -> None:
     at=st.integers(0, 5),
 )
 def test_regret_is_never_negative(losses: list[float], at: int) -> None:
-    regret = transfer_regret(OCTAVE_RATES, np.array(losses), OCTAVE_RATES[at])
+    regret = regret_of(OCTAVE_RATES, np.array(losses), OCTAVE_RATES[at])
     assert np.isnan(regret) == np.isnan(losses[at])
     assert np.isnan(regret) or regret >= 0
 
@@ -154,3 +167,83 @@ def test_seeds_are_averaged_before_anything_else(cell_table: CellTable, with_sta
     assert (diverged["val_loss"], diverged["state"], diverged["seeds"]) == (INF, "diverged", 3)
     assert np.isfinite(partial["val_loss"])
     assert (partial["state"], partial["seeds"], partial["seeds_expected"]) == ("running", 2, 3)
+
+
+def noisy(cells: pd.DataFrame, sd: float) -> pd.DataFrame:
+    """With independent noise for every run; a run that stands in two panels keeps one loss."""
+    runs = sorted(set(cells["run_id"]))
+    noise = dict(zip(runs, np.random.default_rng(0).normal(0, sd, len(runs)), strict=True))
+    return cells.assign(val_loss=cells["val_loss"] + cells["run_id"].map(noise))
+
+
+def test_common_offsets_of_seeds_leave_no_noise(cell_table: CellTable) -> None:
+    cells = cell_table(seeds=(0, 1, 2))  # planted with an offset of every seed, and nothing else
+    for depth in pooled_noise(cells, average_seeds(cells)).values():
+        assert depth.within.sd == pytest.approx(0.0, abs=1e-12)
+        assert depth.between.sd == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_seed_that_is_missing_does_not_tilt_the_means(cell_table: CellTable, with_state: WithState) -> None:
+    cells = cell_table(seeds=(0, 1, 2))
+    cells["val_loss"] += cells["seed"] * 0.5  # far more than any difference between rates
+    whole = average_seeds(cells)
+    half = average_seeds(with_state(cells, "seed == 2 and base_lr > 1.25e-3 and panel != 'd'", "running"))
+    assert half["val_loss"].to_numpy() == pytest.approx(whole["val_loss"].to_numpy(), abs=1e-9)
+
+
+def test_noise_is_that_of_distinct_runs_near_the_optima(cell_table: CellTable) -> None:
+    cells = noisy(cell_table(seeds=tuple(range(8))), 0.004)
+    cells.loc[cells["base_lr"] > 3.5e-3, "val_loss"] += 0.3 * (cells["seed"] % 2)  # a wild end of every curve
+    noise = pooled_noise(cells[cells["rule"] == "linear"], average_seeds(cells[cells["rule"] == "linear"]))
+    for depth in noise.values():
+        assert depth.within.sd == pytest.approx(0.004, rel=0.3)
+        assert depth.between.sd == pytest.approx(0.004, rel=0.3)
+    both_rules = pooled_noise(cells, average_seeds(cells))[2].within.df
+    assert both_rules < 2 * noise[2].within.df  # N = 1 is shared
+
+
+def test_one_seed_has_no_interval(cell_table: CellTable) -> None:
+    cells = cell_table()
+    points = average_seeds(cells)
+    for table in (transfer_table, gain_table):
+        found = table(points, pooled_noise(cells, points))
+        assert found.filter(regex="_(low|high)$").isna().all(axis=None)
+        assert len(found.filter(regex="_low$").columns) > 0
+
+
+def test_shift_from_the_reference_depth_is_that_of_the_same_rule_and_loops(cell_table: CellTable) -> None:
+    cells = cell_table()
+    deeper = cells["panel"] == "d"
+    moved = cells[deeper].assign(base_lr=cells.loc[deeper, "base_lr"] * 2)
+    table = transfer_table(average_seeds(pd.concat([cells[~deeper], moved]))).set_index(["panel", "n_loops"])
+    assert table.loc["d", "depth_shift_octaves"].to_numpy() == pytest.approx(1.0, abs=1e-9)
+    assert table.loc["c", "depth_shift_octaves"].to_numpy() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_gain_is_sqrt_minus_linear_and_diverged_is_infinite(cell_table: CellTable, with_state: WithState) -> None:
+    cells = cell_table(seeds=(0, 1))
+    cells.loc[(cells["rule"] == "sqrt") & (cells["n_loops"] > 1), "val_loss"] += 0.025
+    gains = gain_table(average_seeds(cells)).set_index("n_loops")
+    assert list(gains.index) == [2, 4, 8]  # at N = 1 the rules are one model
+    # sqrt's optimum at N = 4 lies between two rates, and so does its best loss.
+    assert gains.loc[4, "best_gain_nats"] == pytest.approx(0.025, abs=0.003)
+    assert gains.loc[4, "reference_gain_nats"] > gains.loc[4, "best_gain_nats"]
+    at_reference = with_state(cells, "rule == 'sqrt' and n_loops == 8 and base_lr == 1.25e-3 and seed == 1", "diverged")
+    everywhere = with_state(cells, "rule == 'sqrt' and n_loops == 8", "diverged")
+    assert gain_table(average_seeds(at_reference)).set_index("n_loops").loc[8, "reference_gain_nats"] == INF
+    assert gain_table(average_seeds(everywhere)).set_index("n_loops").loc[8, "best_gain_nats"] == INF
+
+
+def test_optimum_at_the_edge_has_a_one_sided_interval(cell_table: CellTable, with_state: WithState) -> None:
+    cells = noisy(cell_table(seeds=(0, 1, 2)), 1e-3)
+    cells = cells[(cells["base_lr"] <= 1.25e-3) | (cells["panel"] != "c")]
+    cells = with_state(cells, "panel == 'd' and n_loops == 8 and base_lr >= 1.5e-3", "diverged")
+    points = average_seeds(cells)
+    table = transfer_table(points, pooled_noise(cells, points)).set_index(["panel", "n_loops"])
+    at_end, diverged = table.loc[("c", 8)], table.loc[("d", 8)]
+    assert at_end["flag"] == "at the edge: grid ends above"
+    assert at_end["fitted_lr_high"] == INF
+    assert 1e-3 < at_end["fitted_lr_low"] <= 1.25e-3
+    assert at_end["fitted_shift_octaves_high"] == INF
+    assert diverged["flag"] == "at the edge: diverged above"
+    assert diverged["fitted_lr_high"] == pytest.approx(1.5e-3)

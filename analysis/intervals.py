@@ -1,0 +1,71 @@
+"""Estimates with confidence intervals: what a few seeds, with one pooled noise, let us say.
+
+Every interval is at `LEVEL`. An end is infinite where the data do not bound it on that side; both ends are NaN
+where there is no interval at all, as with one seed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+LEVEL = 0.95
+TWO_SIDED = (1 - LEVEL) / 2  # tail probability at each end
+ONE_SIDED = 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its interval, in the same unit."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether noise was known; the interval may still be open."""
+        return not math.isnan(self.low)
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The difference of two independent estimates, by the method of variance estimates recovery.
+
+        Each end takes from either interval the arm that points its way (Zou and Donner, Statistics in Medicine
+        27, 2008), which keeps skewed and one-sided intervals as they are: an open arm stays open.
+        """
+        low = math.hypot(self.value - self.low, other.high - other.value)
+        high = math.hypot(self.high - self.value, other.value - other.low)
+        value = self.value - other.value
+        return Estimate(value, value - low, value + high)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of one run's loss around its point, nats per token, and its degrees of freedom."""
+
+    sd: float
+    df: float
+
+    def margin(self, variance: float, tail: float = TWO_SIDED) -> float:
+        """Half-width for a combination of runs with `variance` (in units of one run's) and `tail` beyond it."""
+        return t_quantile(self.df, tail) * self.sd * math.sqrt(variance)
+
+
+NO_NOISE = Noise(math.nan, 0.0)
+
+
+def t_quantile(df: float, tail: float) -> float:
+    """The value that Student's t exceeds with probability `tail`; NaN without degrees of freedom."""
+    return float(stdtrit(df, 1 - tail)) if df > 0 else math.nan
+
+
+def mean_over_seeds(values: NDArray[np.float64]) -> Estimate:
+    """Mean of (S,) independent values, one a seed, with Student's interval; none with fewer than two seeds."""
+    mean = float(np.mean(values))
+    if len(values) < 2 or not np.isfinite(values).all():
+        return Estimate(mean)
+    noise = Noise(float(np.std(values, ddof=1)), len(values) - 1)
+    margin = noise.margin(1 / len(values))
+    return Estimate(mean, mean - margin, mean + margin)

@@ -1,0 +1,211 @@
+"""The best learning rate of one curve: its grid minimum, and the vertex of a parabola in log2(rate) near it.
+
+What the fit estimates is the vertex of the least-squares parabola through the *expected* losses in the window.
+On a loss curve that is itself a parabola there this is the optimum; on a skewed one it is off by a systematic
+error that more seeds do not shrink, about 0.3 k/c octaves for a loss c z² + k z³ on a window of one octave.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.intervals import NO_NOISE, ONE_SIDED, TWO_SIDED, Estimate, Noise, t_quantile
+
+WINDOW_OCTAVES = 1.0  # either side of the grid minimum: a rate curve is steeper above its optimum than below
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The lowest point of one curve; rates are base rates η0, losses nats per token, NaN where there is none.
+
+    `rate`, `loss`: the grid minimum (of equal losses, the one at the lower rate).
+    `rates_low`, `rates_high`: the grid rates that noise cannot tell from the best lie in this range.
+    `fitted_rate`, `fitted_loss`: the vertex of the parabola through the grid minimum and the rates within
+    `WINDOW_OCTAVES` of it, at least the one on either side.
+    `octaves`: log2 of the fitted rate and its interval. At the edge the value is the vertex if it lies within the
+    fitted rates, else the grid minimum; one arm is a limit that never leaves the grid, the other ends where runs
+    diverge, else nowhere.
+    `flag`: empty where both neighbours in the grid have a finite loss; otherwise why there is no vertex.
+    """
+
+    rate: float
+    loss: float
+    rates_low: float
+    rates_high: float
+    fitted_rate: float
+    fitted_loss: float
+    octaves: Estimate
+    flag: str
+
+
+def curve_optimum(rates: Floats, losses: Floats, seeds: Floats | None = None, noise: Noise = NO_NOISE) -> Optimum:
+    """The optimum of one curve.
+
+    `rates`: (R,) every base rate η0 of the grid, ascending.
+    `losses`: (R,) mean over seeds, nats per token, NaN missing, +inf diverged.
+    `seeds`: (R,) runs in each mean; by default one.
+    `noise`: of one run, offsets of seeds removed; without it there are no intervals.
+    """
+    assert rates.shape == losses.shape
+    assert (np.diff(rates) > 0).all()
+    nan = math.nan
+    if not np.isfinite(losses).any():
+        flag = "all finished runs diverged" if np.isinf(losses).any() else "no results"
+        return Optimum(nan, nan, nan, nan, nan, nan, Estimate(nan), flag)
+    seeds = np.ones_like(rates) if seeds is None else seeds.astype(float)
+    x, at = np.log2(rates), int(np.nanargmin(losses))
+    sides = {side: _beside(losses, at + step, side) for step, side in ((-1, "below"), (1, "above"))}
+    window = fit_window(rates, losses, at)
+    curve = _Parabola.fit(x[window] - x[at], losses[window], seeds[window]) if len(window) >= 3 else None
+    open_low, open_high = _outer_limits(x, losses, at)
+    best = (float(rates[at]), float(losses[at]), *_indistinct(rates, losses, seeds, window, at, noise))
+    if any(sides.values()):
+        low = open_low if sides["below"] or curve is None else x[at] + curve.lower_limit(noise)
+        high = open_high if sides["above"] or curve is None else x[at] - curve.mirrored().lower_limit(noise)
+        flag = "at the edge: " + ", ".join(filter(None, sides.values()))
+        value = x[at] + curve.nearest if curve else x[at]
+        return Optimum(*best, nan, nan, _known(Estimate(float(value), low, high), noise), flag)
+    assert curve is not None
+    if not curve.has_minimum:
+        estimate = _known(Estimate(float(x[at]), open_low, open_high), noise)
+        return Optimum(*best, nan, nan, estimate, "no minimum in the fit")
+    low, high = (float(x[at] + end) for end in curve.vertex_limits(noise))
+    vertex = float(x[at] + curve.vertex)
+    estimate = _known(Estimate(vertex, max(low, open_low), min(high, open_high)), noise)
+    return Optimum(*best, 2.0**vertex, curve.lowest, estimate, flag="")
+
+
+def fit_window(rates: Floats, losses: Floats, at: int) -> Indices:
+    """Indices of the rates that the fit around grid minimum `at` goes through; fewer than three: no fit.
+
+    The finite rates around `at` without a gap, within `WINDOW_OCTAVES` or next to it, and at least three of them.
+    """
+    gaps = np.flatnonzero(~np.isfinite(losses))
+    first, last = gaps[gaps < at].max(initial=-1) + 1, gaps[gaps > at].min(initial=len(losses)) - 1
+    run = np.arange(first, last + 1, dtype=np.int64)
+    distance = np.abs(np.log2(rates[run] / rates[at]))
+    near = (distance <= WINDOW_OCTAVES + 1e-9) | (np.abs(run - at) <= 1)
+    near[np.argsort(distance, kind="stable")[:3]] = True
+    window: Indices = run[near]
+    return window
+
+
+def _beside(losses: Floats, index: int, side: str) -> str:
+    """Why the grid minimum is not enclosed on this side; empty where it is."""
+    if not 0 <= index < len(losses):
+        return f"grid ends {side}"
+    if np.isnan(losses[index]):
+        return f"missing {side}"
+    return f"diverged {side}" if np.isinf(losses[index]) else ""
+
+
+def _outer_limits(x: Floats, losses: Floats, at: int) -> tuple[float, float]:
+    """The diverged rates next to the grid minimum on either side: the optimum lies between, whatever the noise."""
+    diverged = np.flatnonzero(np.isinf(losses))
+    below, above = diverged[diverged < at], diverged[diverged > at]
+    return (float(x[below[-1]]) if len(below) else -math.inf, float(x[above[0]]) if len(above) else math.inf)
+
+
+def _known(estimate: Estimate, noise: Noise) -> Estimate:
+    return estimate if noise.df else Estimate(estimate.value)
+
+
+def _indistinct(
+    rates: Floats, losses: Floats, seeds: Floats, window: Indices, at: int, noise: Noise
+) -> tuple[float, float]:
+    """Lowest and highest grid rate not significantly worse than the best, allowing for as many comparisons."""
+    if not noise.df:
+        return math.nan, math.nan
+    tail = ONE_SIDED / max(len(window) - 1, 1)
+    margins = np.array([noise.margin(1 / n + 1 / seeds[at], tail) if n else 0.0 for n in seeds])
+    chosen = rates[losses - losses[at] <= margins]
+    return float(chosen.min()), float(chosen.max())
+
+
+@dataclass(frozen=True)
+class _Parabola:
+    """y = level + slope z + curvature z², fitted to z in [`start`, `end`], z = 0 at the grid minimum."""
+
+    level: float
+    slope: float
+    curvature: float
+    covariance: Floats  # (3, 3) of the above, for losses with variance 1
+    start: float
+    end: float
+
+    @classmethod
+    def fit(cls, z: Floats, y: Floats, weights: Floats) -> "_Parabola":
+        design = np.vander(z, 3, increasing=True)
+        covariance: Floats = np.linalg.inv((design.T * weights) @ design).astype(np.float64)
+        lowest = y.min()  # taken off for the sake of rounding
+        level, slope, curvature = covariance @ (design.T * weights) @ (y - lowest)
+        return cls(float(level + lowest), float(slope), float(curvature), covariance, float(z[0]), float(z[-1]))
+
+    @property
+    def vertex(self) -> float:
+        return -self.slope / (2 * self.curvature)
+
+    @property
+    def has_minimum(self) -> bool:
+        return self.curvature > 0 and self.start <= self.vertex <= self.end
+
+    @property
+    def nearest(self) -> float:
+        """The vertex, or where it is not within the fitted rates, the grid minimum's end of them."""
+        return self.vertex if self.has_minimum else 0.0
+
+    @property
+    def lowest(self) -> float:
+        return self.level - self.slope**2 / (4 * self.curvature)
+
+    def mirrored(self) -> "_Parabola":
+        flip = np.diag([1.0, -1.0, 1.0])
+        covariance = flip @ self.covariance @ flip
+        return _Parabola(self.level, -self.slope, self.curvature, covariance, -self.end, -self.start)
+
+    def _derivative(self, z: float) -> tuple[float, float]:
+        """Slope at z and its variance."""
+        weights = np.array([0.0, 1.0, 2 * z])
+        return self.slope + 2 * self.curvature * z, float(weights @ self.covariance @ weights)
+
+    def _flat_points(self, margin: float) -> tuple[float, list[float]]:
+        """Where slope² = margin² · variance: a quadratic in z; its leading coefficient, its two roots if real."""
+        (_, _, _), (_, v, vw), (_, _, w) = self.covariance
+        leading = float(4 * (self.curvature**2 - margin**2 * w))
+        half = float(2 * (self.slope * self.curvature - margin**2 * vw))
+        discriminant = half**2 - leading * float(self.slope**2 - margin**2 * v)
+        if leading == 0 or (discriminant < 0 and leading < 0):
+            return leading, []
+        arm = math.sqrt(max(discriminant, 0.0)) / abs(leading)  # not negative where leading > 0, but for rounding
+        return leading, [-half / leading - arm, -half / leading + arm]
+
+    def vertex_limits(self, noise: Noise) -> tuple[float, float]:
+        """Fieller's interval: every z at which the slope could be zero. Open where the curvature could be, too."""
+        if not noise.df:
+            return math.nan, math.nan
+        leading, roots = self._flat_points(t_quantile(noise.df, TWO_SIDED) * noise.sd)
+        if leading > 0:
+            return roots[0], roots[1]
+        if not roots:
+            return -math.inf, math.inf
+        return (roots[1], math.inf) if self.vertex > roots[1] else (-math.inf, roots[0])
+
+    def lower_limit(self, noise: Noise) -> float:
+        """For a grid minimum at the upper edge: below this z, ≤ 0, the losses significantly fall with the rate.
+
+        At a tail of 2.5%, although the limit is one-sided: noise also chooses on which side of the edge's last gap
+        the minimum is, and so which one tail is looked at.
+        """
+        if not noise.df:
+            return math.nan
+        margin = t_quantile(noise.df, TWO_SIDED) * noise.sd
+        slope, variance = self._derivative(self.start)
+        if slope + margin * math.sqrt(variance) >= 0:
+            return -math.inf
+        _, roots = self._flat_points(margin)
+        return min((root for root in roots if self.start < root < 0), default=0.0)

@@ -1,0 +1,92 @@
+"""What seeds tell apart: the mean of every point, and the noise of one run around it.
+
+A seed fixes data and initialisation for all rates, N and rules of one depth L, and moves all these losses
+together. With c a point (panel, N, rate), s a seed and one fit per depth,
+
+    loss[c, s] = mean[c] + offset[s] + noise[c, s]
+
+Comparisons within a depth are free of the offsets, and the noise, pooled over points, has many more degrees of
+freedom than there are seeds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.intervals import NO_NOISE, Noise
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AdditiveFit:
+    """Least squares of loss[c, s] = mean[c] + offset[s]; the offsets sum to zero, means are NaN without data."""
+
+    means: Floats
+    offsets: Floats
+    squares: float  # sum of squared residuals
+    df: int
+
+
+def additive_fit(losses: Floats) -> AdditiveFit:
+    """Fit (C, S) losses, anything not finite being absent. Where nothing is absent, means are plain means."""
+    present = np.isfinite(losses)
+    y = np.where(present, losses, 0.0)
+    counts = present.sum(axis=1)
+    share = present / np.maximum(counts, 1)[:, None]  # (C, S) weight of each seed in its point's mean
+    # The normal equations with the means eliminated; singular, for a constant can move from offsets to means.
+    normal = np.diag(present.sum(axis=0)) - present.T @ share
+    offsets = np.linalg.pinv(normal, hermitian=True) @ (y - present * (y * share).sum(axis=1)[:, None]).sum(axis=0)
+    means = np.where(counts > 0, ((y - offsets) * share).sum(axis=1), math.nan)
+    residuals = np.where(present, losses - means[:, None] - offsets, 0.0)
+    rank = np.linalg.matrix_rank(normal, hermitian=True)
+    df = int(present.sum() - np.count_nonzero(counts) - rank)
+    return AdditiveFit(means, offsets, float((residuals**2).sum()), df)
+
+
+@dataclass(frozen=True)
+class DepthNoise:
+    """The noise of one run at one depth, for comparisons along a curve (`within`) and across curves (`between`).
+
+    A seed that favours one N or rule adds to the second alone.
+    """
+
+    within: Noise
+    between: Noise
+
+
+def depth_noise(curves: Sequence[Floats]) -> DepthNoise:
+    """Noise from (R, S) losses of every distinct curve at one depth, a column per seed.
+
+    With an offset for every seed on every curve, what is left is the variance w along a curve. What these offsets
+    explain beyond one offset per seed estimates w + R b, where b is their own variance. Across curves w + b counts,
+    with Satterthwaite's degrees of freedom.
+    """
+    along = [additive_fit(curve) for curve in curves]
+    whole = additive_fit(np.concatenate(curves))
+    within = _noise(sum(fit.squares for fit in along), sum(fit.df for fit in along))
+    offsets = _noise(whole.squares - within.sd**2 * within.df if within.df else whole.squares, whole.df - within.df)
+    if not (within.df and offsets.df):
+        return DepthNoise(within, within)
+    share = len(curves) / sum(np.isfinite(curve).any(axis=1).sum() for curve in curves)  # 1 / R
+    parts = [(share * offsets.sd**2, offsets.df), ((1 - share) * within.sd**2, within.df)]
+    variance = sum(part for part, _ in parts)
+    df = variance**2 / sum(part**2 / df for part, df in parts) if variance else within.df
+    return DepthNoise(within, Noise(math.sqrt(variance), df))
+
+
+def _noise(squares: float, df: float) -> Noise:
+    return Noise(math.sqrt(max(squares, 0.0) / df), df) if df > 0 else NO_NOISE
+
+
+def by_seed(cells: pd.DataFrame) -> tuple[Floats, NDArray[np.int64]]:
+    """The column loss as (C, S), a row per value of the column point and a column per seed; and the C points."""
+    points, rows = np.unique(cells["point"].to_numpy(), return_inverse=True)
+    seeds, columns = np.unique(cells["seed"].to_numpy(), return_inverse=True)
+    losses = np.full((len(points), len(seeds)), math.nan)
+    losses[rows, columns] = cells["loss"].to_numpy()
+    return losses, points

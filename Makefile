@@ -47,6 +47,10 @@ data: $(READY)  ## Prepare the preset's data ahead of a sweep (a sweep does it b
 figures: $(READY)  ## Redraw Figure 5 from whatever has finished
 	$(BIN)/python analysis/plot_fig5.py
 
+.PHONY: report
+report: $(READY)  ## Judge every claim: figures/report.html and, for terminals, figures/report.md
+	$(BIN)/python analysis/report.py $(ARGS)
+
 .PHONY: test
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -7,14 +7,17 @@ This is the only module of `analysis` that touches `sweeper`.
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sweeper.errors import UserError
 
 STATES = ("pending", "running", "done", "diverged", "failed", "lost")
-FORMATS = ("pdf", "png")
+FORMATS = ("pdf", "png")  # by default; the report also asks for SVG
+ALL_FORMATS = (*FORMATS, "svg")
 CELL_KEY = ["panel", "rule", "n_layers", "n_loops", "base_lr", "seed"]
 COLUMN_TYPES = {
     "sweep": "str",
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
     log_help = "log the figure to its sweep on a wandb server; without a name to offline files in wandb/"
     add("--log-wandb", nargs="?", const="", metavar="ENTITY/PROJECT", help=log_help)
-    formats_help = "comma list of pdf, png (default: both); the CSV is always written"
+    formats_help = "comma list of pdf, png, svg (default: pdf,png); the CSV is always written"
     add("--format", type=parse_formats, default=FORMATS, metavar="LIST", dest="formats", help=formats_help)
 
 
@@ -84,9 +87,9 @@ def log_figure(args: argparse.Namespace, cells: pd.DataFrame, files: Iterable[Pa
 def parse_formats(text: str) -> tuple[str, ...]:
     """`"png,pdf"` → `("pdf", "png")`. Raises `UserError` for any other format."""
     asked = {part.strip() for part in text.split(",")}
-    if unknown := sorted(asked - set(FORMATS)):
-        raise UserError(f"--format: {unknown[0]!r} is not one of {', '.join(FORMATS)}")
-    return tuple(name for name in FORMATS if name in asked)
+    if unknown := sorted(asked - set(ALL_FORMATS)):
+        raise UserError(f"--format: {unknown[0]!r} is not one of {', '.join(ALL_FORMATS)}")
+    return tuple(name for name in ALL_FORMATS if name in asked)
 
 
 def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
@@ -148,6 +151,29 @@ def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame
         raise UserError(f"--results: no {file}; `loopsweep export SWEEP --out {directory}` writes it")
     table = pd.read_parquet(file)
     return table[table["run_id"].isin(cells["run_id"])].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class LocalSweep:
+    """A sweep of this machine; `provenance` as in a results directory's provenance.json."""
+
+    name: str
+    experiment: str
+    preset: str
+    provenance: dict[str, Any]
+
+
+def local_sweeps(runs: Path) -> list[LocalSweep]:
+    """The sweeps beside directory `runs`, the one last submitted last."""
+    from sweeper.export import describe
+    from sweeper.sweep import Sweep
+
+    files = sorted((runs.parent / "sweeps").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+    found = []
+    for sweep in map(Sweep.load, files):
+        command = f"loopsweep submit +sweep={sweep.experiment} preset={sweep.preset}"
+        found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, describe(sweep, runs, command)))
+    return found
 
 
 def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFrame:

@@ -60,6 +60,7 @@ _RC: dict[str, Any] = {
     "figure.dpi": 200,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # text stays text: searchable, editable
+    "svg.hashsalt": "loopsweep",  # the same ids every time
 }
 
 
@@ -91,11 +92,12 @@ def add_footer(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[Path]:
-    """Write `out/stem.<format>` for each of `pdf`, `png`; the files written.
+    """Write `out/stem.<format>` for each of `pdf`, `png`, `svg`; the files written.
 
     Raises `UserError` where `out` cannot be written to.
     """
     undated: dict[str, dict[str, str | None]] = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    undated["svg"] = {"Date": None, "Creator": None}
     files = [out / f"{stem}.{name}" for name in formats]
     with _writing_to(out):
         for name, file in zip(formats, files, strict=True):

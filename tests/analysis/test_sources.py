@@ -114,8 +114,8 @@ def test_broken_table_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_formats_are_pdf_and_png_only() -> None:
+def test_formats_are_pdf_png_and_svg_only() -> None:
     assert sources.parse_formats("png, pdf") == ("pdf", "png")
     assert sources.parse_formats("png") == ("png",)
-    with pytest.raises(UserError, match="'svg' is not one of pdf, png"):
-        sources.parse_formats("png,svg")
+    with pytest.raises(UserError, match="'jpg' is not one of pdf, png, svg"):
+        sources.parse_formats("png,jpg")

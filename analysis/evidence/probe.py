@@ -1,0 +1,129 @@
+"""Claims about parameters and the first ten steps, from the configuration and the diagnostics at initialisation."""
+
+import math
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.evidence.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
+from analysis.intervals import Estimate, mean_over_seeds
+from analysis.records import Records
+
+# Growth is an exponent p of n^p, and theory knows p = 0, 1/2 and 1. An exponent is taken for the one it is nearest to.
+HALF_STEP = 0.25
+PAPER_SHAPE = {"vocab_size": 128_256, "d_model": 768, "n_heads": 12, "mlp_dim": 2048}  # Table 2
+PAPER_PARAMETERS = {12: 183.5, 24: 268.4, 48: 438.3}  # millions
+# The paper's "within ~4x" against the 8x of sqrt(N) growth over N = 1…64: their middle, in octaves.
+SPREAD_OCTAVES = 2.5
+LARGEST, SATURATED = 64, 32
+NEGLIGIBLE_COSINE = 0.1
+
+Floats = NDArray[np.float64]
+
+
+def parameter_counts(_: Records) -> Finding:
+    """The model's own count at the paper's three depths, to a tenth of a million. No records are needed."""
+    # The shape's arithmetic alone: neither this module nor the package's __init__ imports torch.
+    from model.config import ModelConfig
+
+    counts = {
+        n_layers: ModelConfig(**PAPER_SHAPE, n_layers=n_layers, n_loops=1).n_params / 1e6
+        for n_layers in PAPER_PARAMETERS
+    }
+    same = all(abs(counts[n_layers] - expected) < 0.05 for n_layers, expected in PAPER_PARAMETERS.items())
+    return Finding(Verdict.HOLDS if same else Verdict.FAILS, ", ".join(f"{count:.1f}M" for count in counts.values()))
+
+
+def stays_bounded(records: Records, panel: str) -> Finding:
+    """Within ten steps R never grows like a square root, nor shrinks like one."""
+    return _growth(records, panel, "residual_rms", range(1, 11), -HALF_STEP, HALF_STEP)
+
+
+def grows(records: Records, panel: str) -> Finding:
+    """Within ten steps R comes to grow at least like a square root."""
+    return _growth(records, panel, "residual_rms", range(1, 11), HALF_STEP, math.inf)
+
+
+def update_grows(records: Records, panel: str, exponent: float) -> Finding:
+    """The change of h_N by the first step grows like N to the `exponent`."""
+    return _growth(records, panel, "update_rms", range(1, 2), exponent - HALF_STEP, exponent + HALF_STEP)
+
+
+def update_saturates(records: Records, panel: str) -> Finding:
+    """The change of h_N by the first step is within a range like 4x over N = 1…64, and flat from 32 on."""
+    table = _per_seed(records, panel, "update_rms", range(1, 2))
+    if isinstance(table, Finding):
+        return table
+    values, n = table
+    if n[-1] != LARGEST or SATURATED not in n:
+        return Finding(Verdict.INCONCLUSIVE, why=f"points missing: N = {n[0]:g}…{n[-1]:g} only")
+    octaves = np.log2(values[:, 0])
+    spread = mean_over_seeds(octaves.max(axis=-1) - octaves.min(axis=-1))
+    last = mean_over_seeds(octaves[:, -1] - octaves[:, list(n).index(SATURATED)])
+    found = every([judge(spread, high=SPREAD_OCTAVES), judge(last, -HALF_STEP, HALF_STEP)])
+    return found.saying(f"{_fold(spread)} over N = 1…{LARGEST}; {_fold(last)} from {SATURATED} to {LARGEST}")
+
+
+def cosine_range(records: Records, panel: str, low: float = -math.inf, high: float = math.inf) -> Finding:
+    """Every off-diagonal cosine of block-level increments after ten steps lies between `low` and `high`."""
+    cells = records.cells.get("increments")
+    chosen = None if cells is None else cells[cells["panel"] == panel]
+    if missing := unfinished(chosen, f"probe {panel}"):
+        return missing
+    readouts = records.readouts.get("increments")
+    if readouts is None:
+        return not_measured("no read-outs in the records")
+    chosen = cast(pd.DataFrame, chosen)
+    of_panel = readouts[readouts["run_id"].isin(chosen["run_id"]) & (readouts["readout"] == "increment_cosine")]
+    cosines = of_panel.loc[of_panel["i"] != of_panel["j"], "mean"]
+    if cosines.empty:
+        return Finding(Verdict.INCONCLUSIVE, why="points missing: diverged before its read-out")
+    inside = bool(cosines.between(low, high).all())
+    width = f", d = {chosen['d_model'].iloc[0]}" if "d_model" in chosen else ""
+    measured = f"in [{cosines.min():.3f}, {cosines.max():.3f}]{width}".replace("-", "−")
+    return Finding(Verdict.HOLDS if inside else Verdict.FAILS, measured)
+
+
+def _growth(records: Records, panel: str, metric: str, steps: range, low: float, high: float) -> Finding:
+    table = _per_seed(records, panel, metric, steps)
+    if isinstance(table, Finding):
+        return table
+    values, n = table
+    if len(n) < 3:
+        return Finding(Verdict.INCONCLUSIVE, why="points missing: fewer than three depths")
+    exponents = np.array([[_exponent(n, of_step) for of_step in of_seed] for of_seed in values])
+    largest = exponents.max(axis=1) if high > HALF_STEP else exponents[np.arange(len(values)), abs(exponents).argmax(1)]
+    estimate = mean_over_seeds(largest)
+    axis = "L" if panel in ("fig2a", "fig2b", "fig2c") else "N"
+    return judge(estimate, low, high).saying(f"∝ {axis}^{as_text(estimate, '.2f')}, {axis} = {n[0]:g}…{n[-1]:g}")
+
+
+def _exponent(n: Floats, values: Floats) -> float:
+    """Least-squares slope of log value against log n; +inf where a value is not finite."""
+    return float(np.polyfit(np.log2(n), np.log2(values), 1)[0]) if np.isfinite(values).all() else math.inf
+
+
+def _per_seed(records: Records, panel: str, metric: str, steps: range) -> tuple[Floats, Floats] | Finding:
+    """Values (seed, step, n) and the n = L or N of `panel`; what a diverged run no longer has is +inf."""
+    cells = records.cells.get("init_probe")
+    chosen = None if cells is None else cells[cells["panel"] == panel]
+    if missing := unfinished(chosen, f"probe {panel}"):
+        return missing
+    curves = records.curves.get("init_probe")
+    if curves is None or metric not in curves:
+        return not_measured("no curves in the records")
+    chosen = cast(pd.DataFrame, chosen)
+    axis = "n_layers" if panel in ("fig2a", "fig2b", "fig2c") else "n_loops"
+    depths, seeds = sorted(set(chosen[axis])), sorted(set(chosen["seed"]))
+    lines = chosen.merge(curves[curves["step"].isin(steps)], on="run_id", suffixes=("", "_of_line"))
+    values = np.full((len(seeds), len(steps), len(depths)), math.inf)
+    for row in lines.to_dict("records"):
+        step = steps.index(int(row["step_of_line"]))
+        values[seeds.index(row["seed"]), step, depths.index(row[axis])] = row[metric]
+    return np.where(np.isnan(values), math.inf, values), np.array(depths, dtype=float)
+
+
+def _fold(octaves: Estimate) -> str:
+    return as_text(Estimate(2**octaves.value, 2**octaves.low, 2**octaves.high), ".2f").replace(" (", "× (", 1)

@@ -1,0 +1,134 @@
+"""What a claim is, and the only ways to a verdict."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pandas as pd
+
+from analysis.intervals import Estimate
+from analysis.records import Records
+
+FINISHED = ("done", "diverged")
+ONE_SEED = "1 seed, no interval"
+
+
+class Verdict(StrEnum):
+    """What the records say about a claim."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    INCONCLUSIVE = "inconclusive"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict, what was measured, in words, and why it decides nothing, where it does not."""
+
+    verdict: Verdict
+    measured: str = ""
+    why: str = ""
+
+    def saying(self, measured: str) -> "Finding":
+        """The same with other words for what was measured."""
+        return Finding(self.verdict, measured, self.why)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the paper's claims.
+
+    Attributes:
+        id: short name, stable.
+        statement: what is claimed.
+        figure: of the paper, or its table.
+        paper: the paper's own number or picture.
+        method: how it is measured here.
+        test: what has to be true of the measurement.
+        assess: records of one place and preset → finding; pure.
+    """
+
+    id: str
+    statement: str
+    figure: str
+    paper: str
+    method: str
+    test: str
+    assess: Callable[[Records], Finding]
+
+
+def not_measured(why: str) -> Finding:
+    """There are no records for it."""
+    return Finding(Verdict.NOT_MEASURED, why=why)
+
+
+def judge(estimate: Estimate, low: float = -math.inf, high: float = math.inf, reason: str = "") -> Finding:
+    """Holds where the whole interval is in [low, high], fails where none of it is, else inconclusive.
+
+    An infinite value stands for divergence and needs no interval. `reason`: known cause of an open interval.
+    """
+    value = estimate.value
+    if math.isinf(value):
+        return Finding(Verdict.HOLDS if low <= value <= high else Verdict.FAILS)
+    if not estimate.has_interval:
+        return Finding(Verdict.INCONCLUSIVE, why=ONE_SEED)
+    if low <= estimate.low and estimate.high <= high:
+        return Finding(Verdict.HOLDS)
+    if estimate.high < low or estimate.low > high:
+        return Finding(Verdict.FAILS)
+    spanned = [bound for bound in (low, high) if estimate.low <= bound <= estimate.high]
+    spans = " and ".join("zero" if bound == 0 else f"{bound:g}" for bound in spanned)
+    return Finding(Verdict.INCONCLUSIVE, why=reason or f"interval spans {spans}")
+
+
+def every(findings: Sequence[Finding]) -> Finding:
+    """Holds if all hold, fails if one fails, else inconclusive for the reasons of those that are."""
+    verdicts = {finding.verdict for finding in findings}
+    if Verdict.FAILS in verdicts:
+        return Finding(Verdict.FAILS)
+    if verdicts == {Verdict.HOLDS}:
+        return Finding(Verdict.HOLDS)
+    return Finding(Verdict.INCONCLUSIVE, why=_reasons(findings))
+
+
+def some(findings: Sequence[Finding]) -> Finding:
+    """Holds if one holds, fails if all fail, else inconclusive for the reasons of those that are."""
+    verdicts = {finding.verdict for finding in findings}
+    if Verdict.HOLDS in verdicts:
+        return Finding(Verdict.HOLDS)
+    if verdicts == {Verdict.FAILS}:
+        return Finding(Verdict.FAILS)
+    return Finding(Verdict.INCONCLUSIVE, why=_reasons(findings))
+
+
+def _reasons(findings: Sequence[Finding]) -> str:
+    return "; ".join(dict.fromkeys(finding.why for finding in findings if finding.verdict is Verdict.INCONCLUSIVE))
+
+
+def unfinished(cells: pd.DataFrame | None, what: str) -> Finding | None:
+    """Why `cells` cannot be judged: there are none, none has a result, or some have not; None if they can."""
+    if cells is None or cells.empty:
+        return not_measured(f"no {what} in the records")
+    finished = int(cells["state"].isin(FINISHED).sum())
+    if finished == 0:
+        return not_measured(f"no {what} has finished")
+    if finished < len(cells):
+        return Finding(Verdict.INCONCLUSIVE, why=f"points missing: {len(cells) - finished} of {len(cells)}")
+    return None
+
+
+def as_text(estimate: Estimate, spec: str) -> str:
+    """`+0.52 (+0.41…+0.66)`; the interval only where there is one, and more than the value itself."""
+    value = "diverged" if math.isinf(estimate.value) else number_text(estimate.value, spec)
+    if not estimate.has_interval or estimate.low == estimate.high:
+        return value
+    return f"{value} ({number_text(estimate.low, spec)}…{number_text(estimate.high, spec)})"
+
+
+def number_text(value: float, spec: str) -> str:
+    """`value` with a real minus sign; ∞ and, for NaN, a dash."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return "–" if math.isnan(value) else format(value, spec).replace("-", "−")

@@ -1,0 +1,93 @@
+"""All there is to judge and to show: the newest sweep of each experiment, per place and preset."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import sources
+from sweeper.errors import UserError
+
+WITH_CURVES = ("init_probe",)
+WITH_READOUTS = ("increments", "lr_transfer")
+
+
+@dataclass(frozen=True)
+class Records:
+    """What one place holds of one preset.
+
+    Attributes:
+        preset: scale of the runs.
+        place: where they were read, "this machine" or the results directory.
+        arguments: per experiment, the options with which a figure script reads the same sweep.
+        cells: per experiment, see `sources.load_cells`.
+        curves: per experiment of `WITH_CURVES`, see `sources.load_curves`.
+        readouts: per experiment of `WITH_READOUTS`, see `sources.load_readouts`.
+        provenance: per experiment, see `sweeper.export.describe`.
+    """
+
+    preset: str
+    place: str
+    arguments: Mapping[str, list[str]] = field(default_factory=dict)
+    cells: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    readouts: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def find_records(runs: Path, results: Path) -> list[Records]:
+    """Of every preset in `runs` (with the sweeps beside it) and in the directories of `results`, shipped ones first.
+
+    Raises:
+        UserError: if a table is broken.
+    """
+    found = [one for file in sorted(results.glob("**/cells.parquet")) for one in _stored(file.parent)]
+    return [*found, *_local(runs)]
+
+
+def _stored(directory: Path) -> Iterator[Records]:
+    sweeps = pd.read_parquet(directory / "cells.parquet", columns=["sweep", "experiment", "preset"])
+    described = json.loads(text) if (text := _text(directory / "provenance.json")) else {}
+    for preset, of_preset in sweeps.groupby("preset"):
+        # Of several sweeps of one experiment, the one with the most points.
+        sizes = of_preset.groupby(["experiment", "sweep"]).size().sort_values(kind="stable")
+        chosen = dict(sizes.index)
+        options = {experiment: ["--results", str(directory), "--sweep", sweep] for experiment, sweep in chosen.items()}
+        provenance = {experiment: described.get(sweep, {}) for experiment, sweep in chosen.items()}
+        yield _load(str(preset), str(directory), options, provenance)
+
+
+def _local(runs: Path) -> Iterator[Records]:
+    options: dict[str, dict[str, list[str]]] = {}
+    provenance: dict[str, dict[str, Any]] = {}
+    for sweep in sources.local_sweeps(runs):  # oldest first: the newest stays
+        options.setdefault(sweep.preset, {})[sweep.experiment] = ["--runs", str(runs), "--sweep", sweep.name]
+        provenance.setdefault(sweep.preset, {})[sweep.experiment] = sweep.provenance
+    for preset, of_preset in options.items():
+        yield _load(preset, "this machine", of_preset, provenance[preset])
+
+
+def _load(preset: str, place: str, options: Mapping[str, list[str]], provenance: Mapping[str, Any]) -> Records:
+    parser = argparse.ArgumentParser()
+    sources.add_arguments(parser)
+    arguments = {experiment: parser.parse_args(of_sweep) for experiment, of_sweep in options.items()}
+    cells = {experiment: sources.load_cells(args, experiment, "make") for experiment, args in arguments.items()}
+    tables: dict[str, dict[str, pd.DataFrame]] = {"curves": {}, "readouts": {}}
+    for name, load, wanted in (
+        ("curves", sources.load_curves, WITH_CURVES),
+        ("readouts", sources.load_readouts, WITH_READOUTS),
+    ):
+        for experiment in set(wanted) & set(cells):
+            try:
+                tables[name][experiment] = load(arguments[experiment], cells[experiment])
+            except UserError:  # a results directory from before there were such tables
+                continue
+    return Records(preset, place, options, cells, tables["curves"], tables["readouts"], provenance)
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""

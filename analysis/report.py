@@ -1,0 +1,138 @@
+"""The report: every claim with its verdict, every figure, every optimum, in one page that needs nothing else.
+
+    python analysis/report.py [--runs DIR] [--results DIR] [--out DIR]
+
+Reads the newest sweeps of this machine and all stored results; writes figures/report.html and figures/report.md.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import jinja2
+
+from analysis import gallery, report_tables
+from analysis.claims import CLAIMS, assess
+from analysis.evidence.verdict import Finding, Verdict
+from analysis.gallery import Drawing
+from analysis.records import Records, find_records
+from analysis.report_tables import Table
+from sweeper.errors import UserError
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAPER_TITLE = "On the Residual Scaling of Looped Transformers: Stability and Transferability"
+PAPER_ADDRESS = "https://arxiv.org/abs/2606.18524"
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that a report shows of one place and preset."""
+
+    anchor: str
+    preset: str
+    place: str
+    findings: dict[str, Finding]
+    drawings: list[Drawing]
+    optima: list[Table]
+    progress: Table
+    unfinished: Table
+    provenance: Table
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many claims have each verdict."""
+        counted = Counter(finding.verdict for finding in self.findings.values())
+        return {verdict: counted[verdict] for verdict in Verdict}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report. Exit status 0, or 2 on a `UserError`."""
+    parser = argparse.ArgumentParser(prog="report.py", description=(__doc__ or "").split("\n", 1)[0])
+    add = parser.add_argument
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="stored results (default: results)")
+    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
+    args = parser.parse_args(argv)
+    try:
+        sections = [section(records, f"s{n}") for n, records in enumerate(find_records(args.runs, args.results), 1)]
+        files = write(sections, args.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for one in sections:
+        verdicts = ", ".join(f"{count} {plural(verdict, count)}" for verdict, count in one.counts.items() if count)
+        print(f"{one.preset} ({one.place}): {verdicts}")
+    print(f"wrote {', '.join(map(str, files))}")
+    return 0
+
+
+def section(records: Records, anchor: str) -> Section:
+    """Judge and draw all that `records` hold; `anchor` is an id unique in the page."""
+    return Section(
+        anchor,
+        records.preset,
+        records.place,
+        {claim.id: finding for claim, finding in assess(records)},
+        gallery.draw_all(records, anchor),
+        list(report_tables.optimum_tables(records)),
+        report_tables.progress_table(records),
+        report_tables.unfinished_table(records),
+        report_tables.provenance_table(records),
+    )
+
+
+def write(sections: Sequence[Section], out: Path) -> list[Path]:
+    """Write report.html and report.md into `out`.
+
+    Raises:
+        UserError: where that is not possible.
+    """
+    context = {
+        "sections": sections or [section(Records("no records", "nothing here yet"), "s0")],
+        "claims": CLAIMS,
+        "today": date.today().isoformat(),
+        "paper": {"title": PAPER_TITLE, "address": PAPER_ADDRESS},
+    }
+    files = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, escapes in (("report.html", True), ("report.md", False)):
+            loader = jinja2.FileSystemLoader(TEMPLATES)
+            environment = jinja2.Environment(
+                loader=loader,
+                autoescape=escapes,
+                trim_blocks=True,
+                lstrip_blocks=True,
+                undefined=jinja2.StrictUndefined,
+            )
+            environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural}
+            file = out / name
+            file.write_text(environment.get_template(f"{name}.j2").render(context), encoding="utf-8")
+            files.append(file)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"--out: cannot write to {out} ({why}); give another directory") from error
+    return files
+
+
+def markdown_cell(text: str) -> str:
+    """`text` as the cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def tied(text: str) -> str:
+    """`text` that does not break around an equals sign."""
+    return text.replace(" = ", "\u00a0=\u00a0")
+
+
+def plural(verdict: Verdict, count: int) -> str:
+    """1 holds, 2 hold."""
+    return verdict if count == 1 else {Verdict.HOLDS: "hold", Verdict.FAILS: "fail"}.get(verdict, verdict)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The tables of a report, as plain values that both its templates lay out."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from analysis import sources, transfer
+from analysis.evidence.verdict import number_text
+from analysis.records import Records
+
+UNFINISHED = [state for state in sources.STATES if state not in transfer.FINISHED]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, the number it sorts by (NaN sorts as text), and its interval, if it has one."""
+
+    text: str
+    number: float = math.nan
+    interval: str = ""
+
+    @property
+    def key(self) -> str:
+        """For sorting in the page: the number, or the text."""
+        return self.text if math.isnan(self.number) else repr(self.number)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, column headings and rows."""
+
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+NOTHING = Cell("–", math.inf)  # sorts last
+
+
+def optimum_tables(records: Records) -> Iterator[Table]:
+    """Optima, shifts and regrets of the lr_transfer and exponent sweeps, and what linear gains over sqrt."""
+    for experiment, title in (("lr_transfer", "Optimum per panel and N"), ("exponent", "Optimum per exponent and N")):
+        if experiment in records.cells:
+            cells = records.cells[experiment]
+            points = transfer.average_seeds(cells)
+            noise = transfer.pooled_noise(cells, points)
+            yield _optima(transfer.transfer_table(points, noise), title)
+            gains = transfer.gain_table(points, noise)
+            if len(gains):
+                yield _gains(gains)
+
+
+def _optima(table: pd.DataFrame, title: str) -> Table:
+    headings = (
+        "panel", "rule", "L", "N", "points", "best η0", "loss", "fitted η0", "shift from N = 1", "shift from L_ref",
+        "regret", "flag",
+    )  # fmt: skip
+    shallowest = table["n_layers"].min()
+    rows = [
+        (
+            Cell(row["panel"]),
+            Cell(row["rule"]),
+            _number(row["n_layers"], "d"),
+            _number(row["n_loops"], "d"),
+            Cell(f"{row['finished']}/{row['expected']}", row["finished"]),
+            _estimate(row, "optimum_lr", ".3g"),
+            _number(row["optimum_loss"], ".4f"),
+            _estimate(row, "fitted_lr", ".3g"),
+            _estimate(row, "fitted_shift_octaves", "+.2f") if row["n_loops"] != transfer.REFERENCE_LOOPS else NOTHING,
+            _estimate(row, "depth_shift_octaves", "+.2f") if row["n_layers"] != shallowest else NOTHING,
+            _estimate(row, "regret_nats", ".4f") if row["n_loops"] != transfer.REFERENCE_LOOPS else NOTHING,
+            Cell(row["flag"]),
+        )
+        for row in table.to_dict("records")
+    ]
+    several = table["seeds"].max() > 1
+    interval = "below them 95% intervals, each seed's common offset removed" if several else "1 seed, no intervals"
+    notes = (
+        "Shifts in octaves of η0, loss and regret in nats per token",
+        "regret: of keeping N = 1's best rate",
+        interval,
+    )
+    return Table(title, headings, rows, notes)
+
+
+def _gains(table: pd.DataFrame) -> Table:
+    headings = ("L", "N", "at each rule's best rate", "at N = 1's best rate", "that rate")
+    rows = [
+        (
+            _number(row["n_layers"], ".0f"),
+            _number(row["n_loops"], ".0f"),
+            _estimate(row, "best_gain_nats", "+.4f"),
+            _estimate(row, "reference_gain_nats", "+.4f"),
+            _number(row["reference_lr"], ".3g"),
+        )
+        for row in table.to_dict("records")
+    ]
+    return Table("What linear gains over sqrt", headings, rows, ("Nats per token, positive where linear is better",))
+
+
+def progress_table(records: Records) -> Table:
+    """Per experiment, how many points stand where."""
+    states = [state for state in sources.STATES if any((of["state"] == state).any() for of in records.cells.values())]
+    rows = []
+    for experiment, cells in records.cells.items():
+        counts = cells["state"].value_counts()
+        seeds = sorted(set(cells["seed"]))
+        rows.append(
+            [
+                Cell(experiment),
+                Cell(str(cells["sweep"].iloc[0])),
+                Cell(", ".join(map(str, seeds)), len(seeds)),
+                _number(len(cells), "d"),
+                *(_number(int(counts.get(state, 0)), "d") for state in states),
+            ]
+        )
+    return Table("Points", ("experiment", "sweep", "seeds", "points", *states), rows)
+
+
+def unfinished_table(records: Records) -> Table:
+    """Every point that diverged or has no result, with its seeds."""
+    rows = []
+    for experiment, cells in records.cells.items():
+        odd = cells[cells["state"] != "done"]
+        key = ["panel", "rule", "n_layers", "n_loops", "base_lr", "state"]
+        for values, of_point in odd.groupby(key):
+            panel, rule, n_layers, n_loops, base_lr, state = values
+            reason = next((str(text) for text in of_point["reason"] if text), "")
+            rows.append(
+                (
+                    Cell(experiment),
+                    Cell(f"{panel}, {rule}"),
+                    _number(n_layers, "d"),
+                    _number(n_loops, "d"),
+                    _number(base_lr, ".3g"),
+                    Cell(", ".join(map(str, sorted(of_point["seed"])))),
+                    Cell(str(state)),
+                    Cell(reason),
+                )
+            )
+    headings = ("experiment", "panel", "L", "N", "η0", "seeds", "state", "reason")
+    return Table("Diverged or without a result", headings, rows)
+
+
+def provenance_table(records: Records) -> Table:
+    """Per experiment, what made the records, on what, and at what cost."""
+    rows = []
+    for experiment, origin in records.provenance.items():
+        packages = ", ".join(f"{name} {version}" for name, version in origin.get("packages", {}).items())
+        python = f"Python {origin['python']}" if origin.get("python") else ""
+        rows.append(
+            (
+                Cell(experiment),
+                Cell(str(origin.get("command", "not recorded"))),
+                Cell(", ".join(_short(commit) for commit in origin.get("commit", []))),
+                Cell(", ".join(filter(None, [python, packages]))),
+                Cell(", ".join(origin.get("processor", []))),
+                Cell(
+                    f"{origin['finished']}/{origin['runs']}" if "runs" in origin else "",
+                    origin.get("finished", math.nan),
+                ),
+                _number(origin.get("run_hours", math.nan), ".2f"),
+                _number(origin.get("core_hours", math.nan), ".2f"),
+                _number(origin.get("gpu_hours", math.nan), ".2f"),
+            )
+        )
+    headings = (
+        "experiment", "command", "commit", "packages", "processor", "runs finished",
+        "run hours", "core-hours", "GPU-hours",
+    )  # fmt: skip
+    return Table("Provenance", headings, rows, ("Run hours: wall time of the runs, added up",))
+
+
+def _short(commit: str) -> str:
+    return "no git" if commit == "None" else commit[:10] + ("+dirty" if commit.endswith("+dirty") else "")
+
+
+def _number(value: Any, spec: str) -> Cell:
+    number = float(value)
+    if math.isnan(number):
+        return NOTHING
+    return Cell(format(int(number) if spec == "d" else number, spec).replace("-", "−"), number)
+
+
+def _estimate(row: dict[Any, Any], name: str, spec: str) -> Cell:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    interval = "" if math.isnan(low) or low == high else f"{number_text(low, spec)}…{number_text(high, spec)}"
+    text = "diverged" if math.isinf(value) else number_text(value, spec)
+    return Cell(text, math.inf if math.isnan(value) else value, interval)

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sweeper.errors import UserError
+
+if TYPE_CHECKING:
+    from sweeper.tracking.tables import MirroredSweep
 
 STATES = ("pending", "running", "done", "diverged", "failed", "lost")
 FORMATS = ("pdf", "png")  # by default; the report also asks for SVG
@@ -101,9 +104,7 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     """
     if args.results is not None:
         return validated(_stored_cells(args.results, args.sweep, experiment), experiment)
-    from sweeper.tracking.tables import from_place
-
-    if (mirrored := from_place(args.wandb, args.wandb_dir, args.sweep, experiment)) is not None:
+    if (mirrored := _mirrored(args, args.sweep, experiment)) is not None:
         return validated(mirrored.cells(), experiment)
     sweeps = args.sweeps if args.sweeps is not None else args.runs.parent / "sweeps"
     # Imported here, so that stored results are drawn without the rest of the sweeper.
@@ -123,25 +124,33 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
 
 def load_curves(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
     """Metrics of the cells' runs: run_id, step, and a column a metric (`sweeper.export`)."""
-    return _table_of_runs(args, "curves", cells)
+    if args.results is not None:
+        return _stored_table(args.results, "curves", cells)
+    if (mirrored := _mirrored(args, str(cells["sweep"].iloc[0]))) is not None:
+        return mirrored.curves()
+    from sweeper.export import curves_table
+
+    return curves_table(args.runs, list(cells["run_id"].unique()))
 
 
 def load_readouts(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
     """Read-outs of the cells' runs: run_id, readout, i, j, mean, std (`sweeper.export`)."""
-    return _table_of_runs(args, "readouts", cells)
-
-
-def _table_of_runs(args: argparse.Namespace, name: str, cells: pd.DataFrame) -> pd.DataFrame:
     if args.results is not None:
-        return _stored_table(args.results, name, cells)
-    from sweeper import export
+        return _stored_table(args.results, "readouts", cells)
+    if (mirrored := _mirrored(args, str(cells["sweep"].iloc[0]))) is not None:
+        return mirrored.readouts()
+    from sweeper.export import readouts_table
+
+    return readouts_table(args.runs, list(cells["run_id"].unique()))
+
+
+def _mirrored(args: argparse.Namespace, sweep: str | None, experiment: str | None = None) -> "MirroredSweep | None":
+    """The sweep as wandb holds it, if that is what is read."""
+    if args.wandb is None and args.wandb_dir is None:
+        return None
     from sweeper.tracking.tables import from_place
 
-    mirrored = from_place(args.wandb, args.wandb_dir, str(cells["sweep"].iloc[0]))
-    if mirrored is not None:
-        return mirrored.curves() if name == "curves" else mirrored.readouts()
-    run_ids = list(cells["run_id"].unique())
-    return export.curves_table(args.runs, run_ids) if name == "curves" else export.readouts_table(args.runs, run_ids)
+    return from_place(args.wandb, args.wandb_dir, sweep, experiment)
 
 
 def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame:
@@ -165,14 +174,15 @@ class LocalSweep:
 
 def local_sweeps(runs: Path) -> list[LocalSweep]:
     """The sweeps beside directory `runs`, the one last submitted last."""
-    from sweeper.export import describe
+    from sweeper.export import describe, finished_results
     from sweeper.sweep import Sweep
 
     files = sorted((runs.parent / "sweeps").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
     found = []
     for sweep in map(Sweep.load, files):
         command = f"loopsweep submit +sweep={sweep.experiment} preset={sweep.preset}"
-        found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, describe(sweep, runs, command)))
+        provenance = describe(sweep, finished_results(sweep, runs), command)
+        found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, provenance))
     return found
 
 

@@ -87,7 +87,8 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
     from sweeper.commands import SweepCommands, export_mirrored
 
     if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
-        export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out)
+        command = arguments.made_by or "unknown: read from wandb"
+        export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out, command)
         return
     sweep = SweepCommands(arguments.sweeps, arguments.runs, arguments.sweep)
     match arguments.command:

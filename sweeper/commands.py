@@ -158,8 +158,8 @@ class SweepCommands:
             self.console.print(line, markup=False)
 
 
-def export_mirrored(server: str | None, directory: Path | None, name: str | None, out: Path) -> None:
-    """Write the tables of a sweep as wandb holds it, see `sweeper.tracking.tables.MirroredSweep.export`.
+def export_mirrored(server: str | None, directory: Path | None, name: str | None, out: Path, command: str) -> None:
+    """Write the tables of a sweep as wandb holds it, as `SweepCommands.export` does those of its runs.
 
     Raises:
         UserError: if there is no such sweep, or it cannot be read.
@@ -168,8 +168,8 @@ def export_mirrored(server: str | None, directory: Path | None, name: str | None
 
     mirrored = from_place(server, directory, name)
     assert mirrored is not None
-    for file in mirrored.export(out):
-        print(f"wrote {file}")
+    mirrored.export(out, command)
+    print(f"wrote {len(mirrored.sweep.cells)} cells to {out}")
 
 
 def _newest(sweeps: Path) -> Path:

@@ -8,7 +8,7 @@ provenance.json    per sweep: commits, packages, processors, core-hours, how it 
 One directory may hold several sweeps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from sweeper.files import read_json, write_json
 from sweeper.records import sweep_table
-from sweeper.rundir import RunDir
+from sweeper.rundir import RunDir, readout_rows
 from sweeper.sweep import Sweep
 
 CURVE_POINTS = 200  # kept of a run's metrics at most, beside its validations
@@ -36,31 +36,55 @@ def export_sweep(manifest: Path, runs: Path, out: Path, command: str) -> pd.Data
         The sweep's cells.
     """
     sweep, cells = Sweep.load(manifest), sweep_table(manifest, runs)
+    tables = {
+        "cells": cells,
+        "curves": curves_table(runs, sweep.run_ids),
+        "readouts": readouts_table(runs, sweep.run_ids),
+    }
+    write_tables(sweep, tables, finished_results(sweep, runs), out, command)
+    return cells
+
+
+def finished_results(sweep: Sweep, runs: Path) -> list[dict[str, Any]]:
+    """result.json of every finished run."""
+    return [result for run_id in sweep.run_ids if (result := RunDir(runs / run_id).result()) is not None]
+
+
+def write_tables(
+    sweep: Sweep, tables: Mapping[str, pd.DataFrame], results: Sequence[Mapping[str, Any]], out: Path, command: str
+) -> None:
+    """Write `cells`, `curves` and `readouts` of a sweep, wherever they are from, see `export_sweep`.
+
+    Args:
+        sweep: which.
+        tables: by name.
+        results: result.json of its finished runs.
+        out: directory.
+        command: that made the sweep.
+    """
     out.mkdir(parents=True, exist_ok=True)
     others = _read(out / "cells.parquet")
     kept = others[others["sweep"] != sweep.name] if len(others) else others
     alive = set(kept["run_id"]) if len(kept) else set()
-    tables = {
-        "cells": (kept, cells),
-        "curves": (_of(_read(out / "curves.parquet"), alive), curves_table(runs, sweep.run_ids)),
-        "readouts": (_of(_read(out / "readouts.parquet"), alive), readouts_table(runs, sweep.run_ids)),
-    }
-    for name, (old, new) in tables.items():
+    for name, new in tables.items():
+        old = kept if name == "cells" else _of(_read(out / f"{name}.parquet"), alive)
         key = ["sweep", "run_id"] if name == "cells" else ["run_id"]
         table = pd.concat([part for part in (old, new) if len(part)] or [new], ignore_index=True)
         if name != "cells":
             table = table.drop_duplicates([*key, *(("step",) if name == "curves" else ("readout", "i", "j"))])
         table.to_parquet(out / f"{name}.parquet", index=False, compression="zstd")
     described = read_json(out / "provenance.json") or {}
-    write_json(out / "provenance.json", {**described, sweep.name: describe(sweep, runs, command)})
-    return cells
+    write_json(out / "provenance.json", {**described, sweep.name: describe(sweep, results, command)})
 
 
 def curves_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
-    """The metrics of runs, thinned to `CURVE_POINTS` a run and every validation; NaN where a line lacks a metric."""
-    lines = [
-        {"run_id": run_id, **line} for run_id in run_ids for line in _thinned(RunDir(runs / run_id).read_metrics())
-    ]
+    """The metrics of runs, see `curves`."""
+    return curves({run_id: RunDir(runs / run_id).read_metrics() for run_id in run_ids})
+
+
+def curves(lines_by_run: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Metrics of runs, thinned to `CURVE_POINTS` a run and every validation; NaN where a line lacks a metric."""
+    lines = [{"run_id": run_id, **line} for run_id, of_run in lines_by_run.items() for line in _thinned(of_run)]
     table = pd.DataFrame(lines, columns=None if lines else ["run_id", "step"])
     # The last line and the validation of one step are two lines of the file, and one row here.
     table = table.groupby(["run_id", "step"], sort=False, as_index=False).first()
@@ -70,20 +94,21 @@ def curves_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
 
 def readouts_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
     """The read-outs of runs as one long table; i and j count from 0."""
-    rows: list[tuple[Any, ...]] = []
-    for run_id in run_ids:
-        for name, values in RunDir(runs / run_id).readouts().items():
-            for i, (mean, std) in enumerate(zip(values["mean"], values["std"], strict=True)):
-                if isinstance(mean, list):
-                    rows += [(run_id, name, i, j, *pair) for j, pair in enumerate(zip(mean, std, strict=True))]
-                else:
-                    rows.append((run_id, name, i, -1, mean, std))
-    return pd.DataFrame(rows, columns=READOUT_COLUMNS).astype({"i": "int32", "j": "int32"})
+    return readouts_frame(
+        (run_id, name, *row)
+        for run_id in run_ids
+        for name, values in RunDir(runs / run_id).readouts().items()
+        for row in readout_rows(**values)
+    )
 
 
-def describe(sweep: Sweep, runs: Path, command: str) -> dict[str, Any]:
+def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    """Rows of `READOUT_COLUMNS` as a table."""
+    return pd.DataFrame(list(rows), columns=READOUT_COLUMNS).astype({"i": "int32", "j": "int32"})
+
+
+def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
     """Where the results of a sweep come from, and what they cost."""
-    results = [result for run_id in sweep.run_ids if (result := RunDir(runs / run_id).result()) is not None]
     origins = [result["provenance"] for result in results]
     seconds = [result["seconds"] for result in results]
     return {

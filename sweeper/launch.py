@@ -97,10 +97,8 @@ class Grid:
             labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": self.preset}
             labels |= {"sweep": self.plan.sweep.name, "panels": self.plan.sweep.panels(run_id)}
             RunDir(self.roots.runs / run_id).freeze(run.config, run.execution, labels)
-        changed = self.plan.sweep.save(self.roots.sweeps)
-        first = next(iter(self.plan.runs.values()))
-        if isinstance(first.config, RunConfig) and (changed or self.plan.to_run):
-            tracking = first.execution.tracking
+        if self.plan.sweep.save(self.roots.sweeps) or self.plan.to_run:
+            tracking = next(iter(self.plan.runs.values())).execution.tracking
             mirror_sweep(self.roots.sweeps / f"{self.plan.sweep.name}.json", self.roots.runs, tracking)
 
     def say_what_is_missing(self, console: Console) -> None:

@@ -77,9 +77,8 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         "d_model": tree.theory.d_model if tree.kind == TheoryConfig.KIND else tree.model.d_model,
         "seed": tree.seed,
     }
-    execution = Execution(
-        **vars(tree.execution), validate_every=tree.validation.every, tracking=Tracking(**vars(tree.tracking))
-    )
+    tracking = Tracking(**vars(tree.tracking))
+    execution = Execution(**vars(tree.execution), validate_every=tree.validation.every, tracking=tracking)
     return ResolvedRun(config=run, execution=execution, axes=axes)
 
 

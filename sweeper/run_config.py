@@ -276,7 +276,7 @@ class Execution:
     tracking: Tracking = field(default_factory=Tracking)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Execution":
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Inverse of `dataclasses.asdict`; records from before there was tracking have none."""
         return cls(**{**fields, "tracking": Tracking(**fields.get("tracking", {}))})
 

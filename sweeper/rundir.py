@@ -184,3 +184,14 @@ class RunDir:
         """Drop what was logged after `step`, the one the run resumes from."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def readout_rows(mean: list[Any], std: list[Any]) -> list[tuple[int, int, float, float]]:
+    """A read-out as rows (i, j, mean, std), counted from 0; j = -1 for a vector."""
+    rows: list[tuple[int, int, float, float]] = []
+    for i, (means, stds) in enumerate(zip(mean, std, strict=True)):
+        if isinstance(means, list):
+            rows += [(i, j, *pair) for j, pair in enumerate(zip(means, stds, strict=True))]
+        else:
+            rows.append((i, -1, means, stds))
+    return rows

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.errors import UserError
 from sweeper.flops import peak_flops
 from sweeper.redact import redact
-from sweeper.run_config import Execution, RunConfig
+from sweeper.run_config import AnyRun, Execution, RunConfig
 from sweeper.rundir import RunDir
 from sweeper.tracking.settings import Tracking
 
@@ -92,7 +92,7 @@ _lost = 0  # mirrors given up
 def mirrored(
     rundir: RunDir, ranks: int, report: "Callable[[Progress], None]"
 ) -> "Iterator[Callable[[Progress], None]]":
-    """Mirror the run in `rundir` while the block trains it; a run that trains nothing is over in seconds, and is not.
+    """Mirror the run in `rundir` while the block trains it.
 
     Nothing that goes wrong with the mirror is raised; one line in the run's log tells of it.
 
@@ -149,7 +149,7 @@ def _open(rundir: RunDir, ranks: int) -> Tracking | None:
         config, execution = rundir.load()
     except UserError:
         return None  # whoever trains the run says so
-    if execution.tracking.mode == "off" or _lost >= MAX_LOST or not isinstance(config, RunConfig):
+    if execution.tracking.mode == "off" or _lost >= MAX_LOST:
         return None
     try:
         if _kept is None or _kept.process.poll() is not None:
@@ -161,9 +161,9 @@ def _open(rundir: RunDir, ranks: int) -> Tracking | None:
     return execution.tracking
 
 
-def _peak_flops(config: RunConfig, execution: Execution, ranks: int) -> float | None:
+def _peak_flops(config: AnyRun, execution: Execution, ranks: int) -> float | None:
     """Of all the run's GPUs together; None where utilisation means nothing."""
-    if execution.device != "cuda" or config.precision != "bf16":
+    if execution.device != "cuda" or not isinstance(config, RunConfig) or config.precision != "bf16":
         return None
     import torch
 

@@ -19,7 +19,7 @@ class MirroredRun:
     Attributes:
         id: the run's, or the sweep's name.
         name: as it is shown.
-        job_type: "run" or "sweep".
+        job_type: kind of the run, or "sweep".
         group: the sweep's.
         tags: the panels.
         config: of a run, its config.yaml; of a sweep, its manifest.
@@ -53,8 +53,16 @@ class MirroredRun:
         }
         self.rows[int(row[STEP])] = self.rows.get(int(row[STEP]), {}) | values
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: a validation is one of its own."""
+        lines: list[dict[str, Any]] = []
+        for step, values in self.history().items():
+            validation = {key: values.pop(key) for key in ("val_loss",) if key in values}
+            lines += [{"step": step, **part} for part in (values, validation) if part]
+        return lines
+
     def history(self) -> dict[int, dict[str, float]]:
         """Metrics by training step, in order."""
         for row in self.more_rows():
             self.add_row(row)
-        return dict(sorted(self.rows.items()))
+        return {step: dict(row) for step, row in sorted(self.rows.items())}

@@ -25,7 +25,7 @@ import yaml
 
 from sweeper.redact import redact
 from sweeper.run_config import RunConfig
-from sweeper.rundir import RunDir
+from sweeper.rundir import RunDir, readout_rows
 from sweeper.sweep import Sweep
 from sweeper.tracking.mirror import BROKEN, CLOSED, GRACE_SECONDS
 from sweeper.tracking.session import Entry, Session
@@ -45,15 +45,15 @@ class RunMirror:
 
     def __init__(self, rundir: RunDir, peak_flops: float | None) -> None:
         config, execution = rundir.load()
-        assert isinstance(config, RunConfig)
-        self.config = config
         self.rundir, self.tracking = rundir, execution.tracking
-        flops = self.config.flops + self.config.attention_flops
-        # Of one token per second.
-        self._utilisation = flops / self.config.total_tokens / peak_flops if peak_flops else 0.0
+        self._batch_tokens, self._utilisation = 0, 0.0  # the second of one token per second
+        if isinstance(config, RunConfig):
+            self._batch_tokens = config.batch_tokens
+            if peak_flops:
+                self._utilisation = (config.flops + config.attention_flops) / config.total_tokens / peak_flops
         self._position, self._noted = 0, rundir.progress()
         record = yaml.safe_load((rundir.path / "config.yaml").read_text())
-        entry = Entry.of_run(self.config, record)
+        entry = Entry.of_run(config, record)
         self._session = Session(self.tracking, rundir.path.parent.parent, entry, partial(warn, rundir))
         self._known = self._session.last_step
 
@@ -61,8 +61,8 @@ class RunMirror:
         """Log the lines that metrics.jsonl has gained, all but those that the server had before."""
         lines = [line for line in self._new_lines() if line["step"] >= self._known]
         for line in lines:
-            if "loss" in line:
-                line["tokens"] = line["step"] * self.config.batch_tokens
+            if "loss" in line and self._batch_tokens:
+                line["tokens"] = line["step"] * self._batch_tokens
         if lines:
             lines[-1] |= self._speed_now()
         for line in lines:
@@ -75,9 +75,8 @@ class RunMirror:
         if result is not None:
             for name, values in self.rundir.readouts().items():
                 self._session.log_table(result["step"], f"readouts/{name}", COLUMNS, readout_rows(**values))
-            steps_seconds = result["seconds"].get("step")
-            speed = self._speed(result["tokens"] / steps_seconds) if steps_seconds else {}
-            self._session.summarize(result=result, **speed)
+            step_time = result["seconds"]["step"] / result["step"] if result["step"] else 0.0
+            self._session.summarize(result=result, **(self._speed(self._batch_tokens / step_time) if step_time else {}))
         self._session.close(finished=result is not None)
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:
@@ -100,7 +99,9 @@ class RunMirror:
         return self._speed(progress["tokens_per_second"])
 
     def _speed(self, rate: float) -> dict[str, float]:
-        """Tokens per second and, on GPUs, model-FLOPs utilisation."""
+        """Tokens per second of a training and, on GPUs, model-FLOPs utilisation."""
+        if not self._batch_tokens:
+            return {}
         return {"tokens_per_second": rate} | ({"mfu": rate * self._utilisation} if self._utilisation else {})
 
 
@@ -113,17 +114,6 @@ def warn(rundir: RunDir, message: str) -> None:
 def first_line(error: Exception) -> str:
     """Kind and message of an error, short enough for a line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def readout_rows(mean: list[Any], std: list[Any]) -> list[tuple[int, int, float, float]]:
-    """A read-out as rows (i, j, mean, std); j = -1 for a vector."""
-    if mean and isinstance(mean[0], list):
-        return [
-            (i, j, m, s)
-            for i, (means, stds) in enumerate(zip(mean, std, strict=True))
-            for j, (m, s) in enumerate(zip(means, stds, strict=True))
-        ]
-    return [(i, -1, m, s) for i, (m, s) in enumerate(zip(mean, std, strict=True))]
 
 
 def mirror_manifest(manifest: Path, runs: Path, tracking: Tracking) -> None:

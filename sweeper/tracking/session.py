@@ -13,7 +13,7 @@ from typing import Any
 import wandb
 
 from sweeper.identity import format_rate
-from sweeper.run_config import RunConfig
+from sweeper.run_config import AnyRun, RunConfig
 from sweeper.sweep import Sweep
 from sweeper.tracking.mirrored import STEP
 from sweeper.tracking.settings import Tracking
@@ -35,14 +35,17 @@ class Entry:
     config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_run(cls, config: RunConfig, record: Mapping[str, Any]) -> "Entry":
+    def of_run(cls, config: AnyRun, record: Mapping[str, Any]) -> "Entry":
         """A run; `record` is its frozen configuration as it stands in config.yaml."""
         labels = record.get("labels") or {}
         panels, sweep = labels.get("panels") or ["run"], labels.get("sweep")
-        name = f"{panels[0]}-N{config.model.n_loops}-L{config.model.n_layers}-lr{format_rate(config.table[0].lr)}"
-        seed = f"-s{config.seed}" if config.seed else ""
+        name = f"{panels[0]}-{config.run_id.rpartition('-')[0]}"
+        if isinstance(config, RunConfig):
+            shape = config.model
+            name = f"{panels[0]}-N{shape.n_loops}-L{shape.n_layers}-lr{format_rate(config.table[0].lr)}"
+            name += f"-s{config.seed}" if config.seed else ""
         group = None if sweep is None else wandb_id(sweep)
-        return cls(config.run_id, name + seed, "run", group, tuple(panels), dict(record))
+        return cls(config.run_id, name, config.KIND, group, tuple(panels), dict(record))
 
     @classmethod
     def of_sweep(cls, sweep: Sweep) -> "Entry":

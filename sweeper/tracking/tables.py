@@ -1,7 +1,7 @@
 """Records rebuilt from wandb: the tables that `loopsweep export` makes of run directories."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,49 +35,39 @@ class MirroredSweep:
         return pd.DataFrame(sweep_rows(self.sweep, {run_id: self._status(run_id) for run_id in self.sweep.run_ids}))
 
     def curves(self) -> "pd.DataFrame":
-        """run_id, step, and a column per metric, NaN where a step does not have it."""
-        import pandas as pd
+        """Metrics by run and step, see `sweeper.export.curves`."""
+        from sweeper.export import curves
 
-        rows = [
-            {"run_id": run_id, "step": step, **values}
-            for run_id, run in self.runs.items()
-            for step, values in run.history().items()
-            if values
-        ]
-        return pd.DataFrame(rows)
+        return curves({run_id: run.lines() for run_id, run in self._in_order()})
 
     def readouts(self) -> "pd.DataFrame":
-        """run_id, readout, i, j (-1 for vectors), mean, std."""
-        import pandas as pd
+        """Read-outs as one long table, see `sweeper.export.readouts_table`."""
+        from sweeper.export import readouts_frame
 
-        rows = [
-            {"run_id": run_id, "readout": key.removeprefix(READOUT), **dict(zip(table["columns"], row, strict=True))}
-            for run_id, run in self.runs.items()
+        return readouts_frame(
+            (run_id, key.removeprefix(READOUT), *row)
+            for run_id, run in self._in_order()
             for key, value in sorted(run.summary.items())
             if key.startswith(READOUT)
-            for table in [json.loads(run.read_file(value["path"]))]
-            for row in table["data"]
-        ]
-        types = {"run_id": "str", "readout": "str", "i": "int32", "j": "int32", "mean": "float64", "std": "float64"}
-        return pd.DataFrame(rows, columns=list(types)).astype(types)
+            for row in json.loads(run.read_file(value["path"]))["data"]
+        )
 
-    def export(self, out: Path) -> list[Path]:
-        """Write the tables as parquet.
+    def export(self, out: Path, command: str) -> None:
+        """Write the tables, see `sweeper.commands.SweepCommands.export`."""
+        from sweeper.export import write_tables
 
-        Args:
-            out: a .parquet file, which takes the cells, or a directory, which takes all three tables.
-
-        Returns:
-            What was written.
-        """
+        cells = self.cells()
         if out.suffix == ".parquet":
-            tables = {out: self.cells()}
-        else:
-            tables = {out / f"{name}.parquet": getattr(self, name)() for name in ("cells", "curves", "readouts")}
-        for file, table in tables.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(file, index=False)
-        return list(tables)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            cells.to_parquet(out, index=False)
+            return
+        results = [run.summary["result"] for _, run in self._in_order() if "result" in run.summary]
+        tables = {"cells": cells, "curves": self.curves(), "readouts": self.readouts()}
+        write_tables(self.sweep, tables, results, out, command)
+
+    def _in_order(self) -> Iterator[tuple[str, MirroredRun]]:
+        """Runs in the order of the grid."""
+        return ((run_id, self.runs[run_id]) for run_id in self.sweep.run_ids if run_id in self.runs)
 
     def _status(self, run_id: str) -> RunStatus:
         run = self.runs.get(run_id)

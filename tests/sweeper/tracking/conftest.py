@@ -1,6 +1,5 @@
 """A wandb server of one's own, and runs that are mirrored to it."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -121,16 +120,9 @@ def train(
         rundir = RunDir(runs.root / config.run_id)
         labels = {"rule": "linear", "panels": ["b", "c"], "sweep": "s-test", "preset": "test"}
         rundir.freeze(config, replace(execution, tracking=tracking), labels)
-        (rundir.path / "readouts.json").write_text(json.dumps(READOUTS))
         stop = Steps(at_step or {}, stop_at)
         with capfd.disabled():  # the log is made of what standard output really gets
             outcome, reason = execute_run(rundir.path, data_root, stop, stop.reports.append)
         return Trained(rundir, outcome, reason)
 
     return carry_out
-
-
-READOUTS = {
-    "residual_norm": {"mean": [1.0, 2.5, 1 / 3], "std": [0.0, 0.25, 0.5]},
-    "increment_cosine": {"mean": [[1.0, 0.1], [0.1, 1.0]], "std": [[0.0, 0.2], [0.2, 0.0]]},
-}

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from sweeper.flops import attention_flops, peak_flops, training_flops
+from sweeper.export import readouts_table
+from sweeper.flops import peak_flops
 from sweeper.outcome import Outcome
+from sweeper.sweep import Sweep
 from sweeper.tracking import mirror
 from sweeper.tracking.mirrored import MirroredRun
 from sweeper.tracking.offline import read_directory
@@ -21,7 +24,7 @@ from sweeper.tracking.server import Project
 from sweeper.tracking.settings import Tracking
 from sweeper.tracking.tables import MirroredSweep
 
-from .conftest import KEY, READOUTS, Train, Trained
+from .conftest import KEY, Train, Trained
 from .wandb_server import ENTITY, WandbServer
 
 OFFLINE = Tracking("offline", project="p")
@@ -80,7 +83,7 @@ def test_utilisation_is_what_was_computed_over_the_gpus_peak(train: Train, run_c
     monkeypatch.setattr(mirror, "_peak_flops", lambda *_: 2e12)
     trained = train(OFFLINE)
     summary = in_files(trained).summary
-    flops = (training_flops(run_config) + attention_flops(run_config)) / run_config.total_tokens
+    flops = (run_config.flops + run_config.attention_flops) / run_config.total_tokens
     assert summary["mfu"] == pytest.approx(summary["tokens_per_second"] * flops / 2e12, rel=1e-12)
     named = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA GeForce GTX 970": None}
     assert {name: peak_flops(name) for name in named} == named
@@ -90,12 +93,11 @@ def test_utilisation_is_what_was_computed_over_the_gpus_peak(train: Train, run_c
 def test_readouts_become_tables_and_come_back(mode: str, train: Train, server, online) -> None:
     trained = train(replace(online, mode=mode))
     run = on(server, trained) if mode == "online" else in_files(trained)
-    readouts = MirroredSweep(None, {run.id: run}).readouts()  # type: ignore[arg-type]
-    norms = readouts[readouts["readout"] == "residual_norm"]
-    assert (norms["mean"].tolist(), norms["std"].tolist()) == tuple(READOUTS["residual_norm"].values())
-    assert set(norms["j"]) == {-1}
-    cosines = readouts[readouts["readout"] == "increment_cosine"].set_index(["i", "j"])["mean"]
-    assert cosines.to_dict() == {(0, 0): 1.0, (0, 1): 0.1, (1, 0): 0.1, (1, 1): 1.0}
+    mirrored = MirroredSweep(Sweep("s", "x", "test", ({"run_id": run.id},)), {run.id: run}).readouts()
+    recorded = readouts_table(trained.rundir.path.parent, [run.id])
+    assert set(recorded["readout"]) == {"residual_norm", "loop_loss", "increment_cosine"}
+    tables = (table.sort_values(["readout", "i", "j"], ignore_index=True) for table in (mirrored, recorded))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 def test_off_starts_nothing(train: Train, fresh_mirror, monkeypatch) -> None:

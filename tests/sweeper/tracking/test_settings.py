@@ -9,9 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import sweeper.train
-from sweeper.config import ResolvedRun, resolve
 from sweeper.errors import UserError
 from sweeper.launch import sweep_name
+from sweeper.resolve import ResolvedRun, resolve
 from sweeper.run_config import Execution
 from sweeper.tracking.session import MAX_ID, Entry, wandb_id
 from sweeper.tracking.settings import Tracking

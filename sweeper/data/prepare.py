@@ -15,14 +15,7 @@ import numpy as np
 from sweeper.data import sources, wheels
 from sweeper.data.crew import Progress, Watch, carry_out
 from sweeper.data.document import SPLITS, Unit
-from sweeper.data.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_FILE,
-    Manifest,
-    Shard,
-    canonical_sha256,
-    file_sha256,
-)
+from sweeper.data.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, Shard, canonical_sha256, file_sha256
 from sweeper.data.shards import Piece, assemblies
 from sweeper.data.spec import DataSpec
 from sweeper.data.tokenizer import build_tokenizer, load_tokenizer
@@ -164,6 +157,7 @@ def _prepare(
         made = [(task.file(split), count[split]["tokens"]) for task, count in zip(tasks, counts, strict=True)]
         shards[split] = assemblies(made, spec.shard_tokens, token_bytes, prepared / split, work / "shards")
     records = iter(carry_out("writing shards", [*shards["train"], *shards["val"]], watch, workers))
+    report("writing the manifest")
     with replacing(prepared / tokenizer.file) as copy:
         copy.write(tokenizer.content)
     Manifest(
@@ -188,7 +182,7 @@ def _sum(counts: Iterable[dict[str, int]]) -> Counter[str]:
 
 def _empty(spec: DataSpec, split: str) -> UserError:
     return UserError(
-        f"data.path={spec.path}: no document falls into the {split} split at "
+        f"{spec.path or spec.name}: no document falls into the {split} split at "
         f"data.val_fraction={spec.val_fraction}; give more documents or change the fraction"
     )
 

@@ -288,7 +288,7 @@ def test_a_full_disk_is_refused_with_the_way_out(runs, run_config, data_root, wh
         outcome, reason = carry_out(rundir, data_root)
     assert outcome is Outcome.REFUSED
     assert reason.startswith("no space left for ")
-    assert reason.endswith("free some, or move it with paths.runs=DIR")
+    assert reason.endswith("free some, or move it with paths.runs=DIR or paths.data=DIR")
     assert carry_out(rundir, data_root) == (Outcome.DONE, "")
 
 

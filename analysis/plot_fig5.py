@@ -32,7 +32,15 @@ RULE_FORMULAS = {  # λ = 1; a rule of one's own has no entry
     "sqrt": r"$\varepsilon=1/\sqrt{N\,m_L}$",
     "linear": r"$\varepsilon=1/(N\sqrt{m_L})$",
 }
-STATE_MARKERS = {"diverged": "x", "failed": "s", "lost": "D", "running": ">", "pending": "o"}
+STATE_MARKERS = {
+    "diverged": "x",
+    "failed": "s",
+    "timeout": "v",
+    "lost": "D",
+    "preempted": "<",
+    "running": ">",
+    "pending": "o",
+}
 LANE_POINTS = 5.5  # height of one N's lane of state marks above a panel
 Look = dict[str, Any]  # keyword arguments of Line2D
 BAND: Look = {"alpha": 0.18, "linewidth": 0.0}

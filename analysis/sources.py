@@ -18,7 +18,7 @@ from sweeper.errors import UserError
 if TYPE_CHECKING:
     from sweeper.tracking.tables import MirroredSweep
 
-STATES = ("pending", "running", "done", "diverged", "failed", "lost")
+STATES = ("pending", "running", "done", "diverged", "failed", "timeout", "preempted", "lost")
 FORMATS = ("pdf", "png")  # by default; the report also asks for SVG
 ALL_FORMATS = (*FORMATS, "svg")
 CELL_KEY = ["panel", "rule", "n_layers", "n_loops", "base_lr", "seed"]

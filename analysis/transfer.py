@@ -20,7 +20,7 @@ from analysis.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 REFERENCE_LOOPS = 1
 FINISHED = ("done", "diverged")
 # Of a point's seeds, the state that most needs saying stands for the point.
-STATE_ORDER = ("diverged", "failed", "lost", "running", "pending", "done")
+STATE_ORDER = ("diverged", "failed", "timeout", "lost", "preempted", "running", "pending", "done")
 POINT_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops", "base_lr"]
 CURVE_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops"]
 GAIN_COLUMNS = [

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.errors import UserError
-from sweeper.records import RunStatus, State
+from sweeper.records import RunStatus, State, sweep_rows
 from sweeper.rundir import RunDir
 from sweeper.status import MOVING, status_table, sweep_status, watch
 from sweeper.sweep import Sweep
@@ -32,8 +32,7 @@ class SweepCommands:
 
     def __init__(self, sweeps: Path, runs: Path, name: str | None) -> None:
         self.sweeps, self.runs = sweeps, runs
-        self.manifest = sweeps / f"{name}.json" if name is not None else _newest(sweeps)
-        self.sweep = Sweep.load(self.manifest)
+        self.sweep = Sweep.load(sweeps / f"{name}.json" if name is not None else _newest(sweeps))
         self.console = Console(highlight=False, soft_wrap=True)
 
     def status(self) -> None:
@@ -130,23 +129,23 @@ class SweepCommands:
                 self._tail(job_log, job_log.read_text(errors="replace").splitlines()[-lines:])
 
     def export(self, out: Path, command: str | None) -> None:
-        """Write the sweep's tables; states are those that the runs' directories tell.
+        """Write the sweep's tables; states are those that `status` shows.
 
         Args:
             out: a directory for all tables, see `sweeper.export`; or a .parquet file for the cells alone.
             command: that made the sweep, for the record; None for what its name says.
         """
-        if out.suffix == ".parquet":
-            from sweeper.records import sweep_table
+        import pandas as pd
 
-            cells = sweep_table(self.manifest, self.runs)
+        cells = pd.DataFrame(sweep_rows(self.sweep, self._statuses()))
+        if out.suffix == ".parquet":
             out.parent.mkdir(parents=True, exist_ok=True)
             cells.to_parquet(out, index=False)
         else:
             from sweeper.export import export_sweep
 
             made = command or f"loopsweep submit +sweep={self.sweep.experiment} preset={self.sweep.preset}"
-            cells = export_sweep(self.manifest, self.runs, out, made)
+            export_sweep(self.sweep, cells, self.runs, out, made)
         self.console.print(f"wrote {len(cells)} cells to {out}")
 
     def _statuses(self) -> dict[str, RunStatus]:

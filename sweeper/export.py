@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from sweeper.files import read_json, write_json
-from sweeper.records import sweep_table
 from sweeper.rundir import RunDir, readout_rows
 from sweeper.sweep import Sweep
 
@@ -23,26 +22,22 @@ CURVE_POINTS = 200  # kept of a run's metrics at most, beside its validations
 READOUT_COLUMNS = ("run_id", "readout", "i", "j", "mean", "std")
 
 
-def export_sweep(manifest: Path, runs: Path, out: Path, command: str) -> pd.DataFrame:
+def export_sweep(sweep: Sweep, cells: pd.DataFrame, runs: Path, out: Path, command: str) -> None:
     """Write the tables of one sweep into directory `out`, beside those of other sweeps that are there.
 
     Args:
-        manifest: the sweep's file.
+        sweep: which.
+        cells: its grid points, see `sweeper.records.sweep_table`.
         runs: directory of run directories.
         out: made if missing; what it holds of the same sweep is replaced.
         command: that made the sweep, for the record.
-
-    Returns:
-        The sweep's cells.
     """
-    sweep, cells = Sweep.load(manifest), sweep_table(manifest, runs)
     tables = {
         "cells": cells,
         "curves": curves_table(runs, sweep.run_ids),
         "readouts": readouts_table(runs, sweep.run_ids),
     }
     write_tables(sweep, tables, finished_results(sweep, runs), out, command)
-    return cells
 
 
 def finished_results(sweep: Sweep, runs: Path) -> list[dict[str, Any]]:

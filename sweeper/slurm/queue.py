@@ -78,7 +78,7 @@ def _squeue() -> dict[Place, Job]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise UserError(f"{reason}; try again later (`loopsweep export` and the figures need no SLURM)")
+        raise UserError(f"{reason}; try again later (the figures need no SLURM)")
     jobs = {}
     for line in done.stdout.splitlines():
         job_id, name, state, reason = line.split("|", 3)

@@ -10,6 +10,7 @@ Jobs in partition `work` are requeued when one in `urgent` wants their nodes; in
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -23,10 +24,10 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge")
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
-NODES = ("node1", "node2")
+NODES = tuple(f"node{number}" for number in range(1, 9))
 CPUS, MEMORY_MB, GPUS = 8, 8000, 4
 DEAD_AFTER = 6  # seconds of silence after which a node counts as down
-FIRST_PORT = 17901
+FIRST_PORT = 17901  # of a cluster; it takes one for each daemon
 DEFAULT_ROOT = Path(tempfile.gettempdir()) / "loopsweep-test-cluster"
 
 CONF = """\
@@ -97,6 +98,11 @@ StorageLoc=slurm_acct_db
 """
 
 
+def search_path() -> str:
+    """Where programs are looked for: daemons often lie off the path."""
+    return os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+
+
 class ClusterError(Exception):
     """The cluster does not come up."""
 
@@ -108,16 +114,16 @@ class Cluster:
     root: Path
     accounting: bool = False
     min_job_age: int = 3600
+    first_port: int = FIRST_PORT
 
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to talk to this cluster."""
-        path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
         told = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-        return {**told, "PATH": path, "SLURM_CONF": str(self.root / "etc/slurm.conf")}
+        return {**told, "PATH": search_path(), "SLURM_CONF": str(self.root / "etc/slurm.conf")}
 
     def start(self) -> None:
-        """Bring all daemons up; returns when both nodes are ready."""
+        """Bring all daemons up; returns when all nodes are ready."""
         self._write_configuration()
         if not self._alive("munged"):
             munge = self.root / "munge"
@@ -133,7 +139,7 @@ class Cluster:
         self._wait("slurmctld", lambda: self._works("scontrol", "ping"))
         for node in NODES:
             self.start_node(node)
-        self._wait("both nodes", lambda: all(self.node_state(node).startswith("IDLE") for node in NODES))
+        self._wait("all nodes", lambda: all(self.node_state(node).startswith("IDLE") for node in NODES))
 
     def stop(self) -> None:
         """Kill all jobs and daemons; the configuration and logs stay."""
@@ -144,6 +150,8 @@ class Cluster:
                 self._wait("an empty queue", lambda: not self.squeue("%i"), seconds=15)
         for daemon in (*(f"slurmd.{node}" for node in NODES), "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._end(daemon)
+        for node in NODES:  # a slurmd that was killed leaves them behind
+            self._kill(self._job_processes(node))
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd, unless it runs."""
@@ -159,22 +167,7 @@ class Cluster:
         """Everything on the node dies at once, as if it lost power."""
         daemon = self._pid(f"slurmd.{node}")
         os.kill(daemon, signal.SIGSTOP)  # a dead node reports nothing
-        listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        children: dict[int, list[int]] = {}
-        roots = []
-        for line in listed.splitlines()[1:]:
-            pid, parent, args = line.split(None, 2)
-            children.setdefault(int(parent), []).append(int(pid))
-            if args.startswith("slurmstepd:") and self._steps_node(int(pid)) == node:
-                roots.append(int(pid))
-        doomed = [daemon]
-        while roots:
-            pid = roots.pop()
-            doomed.append(pid)
-            roots += children.get(pid, [])
-        for pid in doomed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self._kill([daemon, *self._job_processes(node)])
 
     def node_state(self, node: str) -> str:
         """Such as IDLE, MIXED or DOWN*."""
@@ -199,14 +192,14 @@ class Cluster:
         if not key.exists():
             key.write_bytes(os.urandom(1024))
             key.chmod(0o400)
-        values = {"root": self.root, "user": "root", "port": FIRST_PORT + 1}
+        values = {"root": self.root, "user": "root", "port": self.first_port + 1}
         (self.root / "etc/slurm.conf").write_text(
             CONF.format(
                 host=socket.gethostname().split(".")[0],
                 root=self.root,
                 user="root",
-                port=FIRST_PORT,
-                node_ports=f"{FIRST_PORT + 2}-{FIRST_PORT + 1 + len(NODES)}",
+                port=self.first_port,
+                node_ports=f"{self.first_port + 2}-{self.first_port + 1 + len(NODES)}",
                 nodes=",".join(NODES),
                 cpus=CPUS,
                 memory=MEMORY_MB,
@@ -296,18 +289,41 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
         (self.root / "pid" / daemon).unlink(missing_ok=True)
 
-    def _steps_node(self, pid: int) -> str | None:
-        """The node a slurmstepd belongs to: its log file, which the daemon opened for it, tells."""
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = link.readlink().name
-                if target.startswith("slurmd."):
-                    return target.removeprefix("slurmd.")
-        return None
+    def _kill(self, pids: list[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _job_processes(self, node: str) -> list[int]:
+        """SLURM's processes of the node's jobs, and all that they started."""
+        listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        children: dict[int, list[int]] = {}
+        roots = []
+        for line in listed.splitlines()[1:]:
+            pid, parent, args = line.split(None, 2)
+            children.setdefault(int(parent), []).append(int(pid))
+            if args.startswith("slurmstepd:") and self._is_on(int(pid), node):
+                roots.append(int(pid))
+        found = []
+        while roots:
+            pid = roots.pop()
+            found.append(pid)
+            roots += children.get(pid, [])
+        return found
+
+    def _is_on(self, pid: int, node: str) -> bool:
+        """Whether a slurmstepd belongs to the node: its log file, which the daemon opened for it, tells."""
+        log = (self.root / "log" / f"slurmd.{node}").resolve()
+        with contextlib.suppress(OSError):
+            return any(link.resolve() == log for link in Path(f"/proc/{pid}/fd").iterdir())
+        return False
 
 
 def install(*, accounting: bool) -> None:
-    """Install SLURM from the distribution's packages; needs root and apt-get."""
+    """Install SLURM from the distribution's packages, unless it is there; needs root and apt-get."""
+    programs = ("slurmctld", "munged", *(("slurmdbd", "mariadbd") if accounting else ()))
+    if all(shutil.which(program, path=search_path()) for program in programs):
+        return
     wanted = [*PACKAGES, *(ACCOUNTING_PACKAGES if accounting else ())]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "update", "-qq"], check=True)

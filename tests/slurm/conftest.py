@@ -4,13 +4,17 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .cluster import Cluster
+from .cluster import Cluster, search_path
+from .interruptions import INTERRUPTIONS
 from .lab import ONE_RUN, Lab
+
+SIDE_BY_SIDE = 4
 
 WORDS = (
     "the looped model reads a small text and learns which word follows which other one while its stream stays bounded"
@@ -20,7 +24,7 @@ WORDS = (
 def require(program: str, package: str) -> None:
     """Skip, or fail in CI, where the cluster cannot be had."""
     missing = None
-    if shutil.which(program, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])) is None:
+    if shutil.which(program, path=search_path()) is None:
         missing = f"no {program}: python -m tests.slurm.cluster install{package}"
     elif os.geteuid() != 0:
         missing = "the test cluster needs root"
@@ -30,24 +34,24 @@ def require(program: str, package: str) -> None:
         pytest.skip(missing)
 
 
-def started(root: Path, **settings: Any) -> Iterator[Cluster]:
-    """A running cluster that this process talks to as well."""
-    cluster, monkeypatch = Cluster(root, **settings), pytest.MonkeyPatch()
-    for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, cluster.environment[name])
+def started(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, running."""
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
-        monkeypatch.undo()
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Without accounting, as many clusters are not."""
+    """Without accounting, as many clusters are not; the one that this process talks to."""
     require("slurmctld", "")
-    yield from started(tmp_path_factory.mktemp("cluster"))
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in ("PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, cluster.environment[name])
+        yield from started(cluster)
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +90,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, texts: Path, data: Pat
         return known[overrides]
 
     return curves
+
+
+@pytest.fixture(scope="session")
+def interrupted(
+    request: pytest.FixtureRequest,
+    cluster: Cluster,
+    texts: Path,
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    undisturbed: Callable[..., Any],
+) -> Iterator[dict[str, "Future[Lab]"]]:
+    """The lab of every interruption that is asked for in this session, once its run has ended.
+
+    They mostly wait, so they go on side by side, and beside the tests that come before test_survival.
+    """
+    undisturbed()  # prepares the data, before a minute begins to run
+    asked = {item.callspec.params.get("interruption") for item in request.session.items if hasattr(item, "callspec")}
+    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
+    yield {
+        name: pool.submit(interruption.carry_out, Lab(cluster, tmp_path_factory.mktemp("interrupted"), texts, data))
+        for name, interruption in INTERRUPTIONS.items()
+        if name in asked
+    }
+    pool.shutdown(cancel_futures=True)

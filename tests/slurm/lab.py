@@ -68,9 +68,17 @@ class Lab:
         """Type a submission, and do not wait for it."""
         resources = ("hydra.launcher.cpus_per_gpu=1",) if launcher == "slurm" else ()
         paths = [f"paths.{name}={getattr(self, name)}" for name in ("runs", "sweeps", "data")]
-        words = [*overrides, f"hydra/launcher={launcher}", *resources, f"data.path={self.texts}", *paths]
+        return self._type(
+            "submit", *overrides, f"hydra/launcher={launcher}", *resources, f"data.path={self.texts}", *paths
+        )
+
+    def type(self, command: str, *words: str) -> str:
+        """Type a command on the newest sweep; what it printed."""
+        return finished(self._type(command, *words, f"--runs={self.runs}", f"--sweeps={self.sweeps}"))
+
+    def _type(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "sweeper", "submit", *words],
+            [sys.executable, "-m", "sweeper", *words],
             cwd=self.checkout,
             env={**self.cluster.environment, "PYTHONPATH": str(self.checkout)},
             stdout=subprocess.PIPE,
@@ -87,6 +95,11 @@ class Lab:
         """Id of the sweep's newest job."""
         record = max(self.sweeps.glob("*/slurm/*/submission.json"), key=lambda path: path.stat().st_mtime)
         return str(json.loads(record.read_text())["arrays"][-1]["job_id"])
+
+    def node(self) -> str:
+        """Where the newest job is."""
+        [node] = self.cluster.squeue("%N", "-t", "all", "-j", self.job())
+        return node
 
     def run(self) -> RunDir:
         """The sweep's only run."""
@@ -112,7 +125,7 @@ class Lab:
         end = time.monotonic() + PATIENCE
         while not ready():
             assert time.monotonic() < end, f"no {what} after {PATIENCE:g} s\n{self.story()}"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def until_job(self, *states: str) -> None:
         """Wait until the newest job is in one of `states`."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis import plot_fig5, sources, transfer
 from sweeper.attempts import PerCheckpoint
 from sweeper.errors import UserError
 from sweeper.lock import RunLock, RunOwned
@@ -135,6 +136,10 @@ def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path)
 )
 def test_directory_is_the_truth_and_slurm_explains_the_rest(seen: RunStatus, job: Job | None, state: State) -> None:
     assert cluster_status(seen, job).state is state
+
+
+def test_figures_know_every_state() -> None:
+    assert set(sources.STATES) == set(transfer.STATE_ORDER) == set(plot_fig5.STATE_MARKERS) | {"done"} == set(State)
 
 
 @given(sequences=st.integers(1, 8), size=st.sampled_from([1, 2, 4, 8]))

@@ -16,7 +16,7 @@ from sweeper.records import State
 
 from .lab import CHECKOUT, GRID, ONE_RUN, Lab, finished
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("interrupted")]
 SMOKE = (*GRID, "panel=a,b", "optimizer.base_lr=4e-3,8e-3")
 
 
@@ -25,7 +25,7 @@ def test_job_array_on_two_nodes_trains_and_draws_figure_5(lab: Lab, undisturbed:
     assert "submitted 6 runs" in printed
     lab.until_finished()
     lab.until(lambda: set(lab.cluster.squeue("%T", "-t", "all", "-j", lab.job())) == {"COMPLETED"}, "completed jobs")
-    assert set(lab.cluster.squeue("%N", "-t", "all", "-j", lab.job())) == {"node1", "node2"}
+    assert len(set(lab.cluster.squeue("%N", "-t", "all", "-j", lab.job()))) > 1, "all on one node"
     assert lab.curves() == undisturbed(*SMOKE)
     assert "nothing to submit" in lab.submit(*SMOKE)
     finished(
@@ -73,7 +73,7 @@ def test_costly_sweep_is_not_submitted_unasked(lab: Lab) -> None:
     assert not lab.runs.exists()
 
 
-def test_edits_after_submission_change_nothing_queued(
+def test_edits_after_submission_change_nothing_queued_and_results_tell_what_ran(
     lab: Lab, tmp_path: Path, undisturbed: Callable[..., Any]
 ) -> None:
     checkout = tmp_path / "checkout"
@@ -95,6 +95,8 @@ def test_edits_after_submission_change_nothing_queued(
     assert result is not None
     assert result["provenance"]["commit"] == f"{head}+dirty"
     assert len(result["provenance"]["diff"]) == 64
+    assert "torch" in result["provenance"]["packages"]
+    assert str(lab.root) not in json.dumps(result)
 
 
 def test_poisoned_run_is_given_up_and_its_siblings_are_not(lab: Lab, undisturbed: Callable[..., Any]) -> None:
@@ -112,11 +114,3 @@ def test_poisoned_run_is_given_up_and_its_siblings_are_not(lab: Lab, undisturbed
     lab.commands.retry(lab.data, ["pack=1", "extra={}"])
     lab.until_finished()
     assert lab.curves() == expected
-
-
-def test_result_tells_what_ran(lab: Lab) -> None:
-    lab.submit(*GRID, "panel=b", "model.n_loops=1", "optimizer.base_lr=4e-3")
-    lab.until_finished()
-    result = json.loads((lab.run().path / "result.json").read_text())
-    assert {"commit", "diff", "packages"} <= set(result["provenance"])
-    assert str(lab.root) not in json.dumps(result)

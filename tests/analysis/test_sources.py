@@ -101,7 +101,7 @@ def test_missing_or_broken_results_are_named(tmp_path: Path) -> None:
         (lambda cells: cells.assign(base_lr=0.0), "not positive"),
         (
             lambda cells: pd.concat([cells, cells.iloc[:1]]),
-            "panel a, N = 1, base_lr = 0.0005, seed 0 appears twice",
+            "panel a, sqrt, L = 2, N = 1, base_lr = 0.0005, seed 0 appears twice",
         ),
         (lambda cells: cells.assign(val_loss=float("nan")), "is done but has no val_loss"),
     ],

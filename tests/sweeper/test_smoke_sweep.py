@@ -65,7 +65,8 @@ def test_no_record_or_log_tells_of_the_machine_or_its_user(finished_sweep, repos
 def test_figure_5_is_drawn_from_it(finished_sweep, repository, tmp_path) -> None:
     command = [sys.executable, "analysis/plot_fig5.py", "--runs", str(finished_sweep.runs), "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=repository, capture_output=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"fig5.pdf", "fig5.png", "fig5.csv", "fig5-transfer.csv"}
+    tables = {f"fig5{part}.csv" for part in ("", "-transfer", "-gain")}
+    assert {path.name for path in tmp_path.iterdir()} == {"fig5.pdf", "fig5.png", *tables}
     cells = pd.read_csv(tmp_path / "fig5.csv")
     assert len(cells) == 24
     assert set(cells["state"]) == {"done"}

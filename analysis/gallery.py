@@ -1,12 +1,16 @@
 """Every figure of a report: drawn by its own script, as SVG that can stand in a page beside others."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +24,11 @@ def at_tuned_rate(records: Records) -> list[str]:
     return [] if math.isnan(rate) else ["--rate", repr(rate)]
 
 
+def no_options(_: Records) -> list[str]:
+    """Nothing beside what to read and where to write."""
+    return []
+
+
 @dataclass(frozen=True)
 class FigureScript:
     """A figure: the module `analysis.<module>` with `main(argv) -> int`, the experiment that it draws, more options."""
@@ -28,7 +37,7 @@ class FigureScript:
     title: str
     module: str
     experiment: str
-    options: Callable[[Records], list[str]] = lambda _: []
+    options: Callable[[Records], list[str]] = no_options
 
 
 # One line a figure, in the paper's order.
@@ -55,29 +64,44 @@ class Drawing:
     problem: str = ""
 
 
-def draw_all(records: Records, prefix: str) -> list[Drawing]:
-    """The figures of all experiments in `records`; `prefix` sets the ids in their SVG apart from other drawings'."""
+@dataclass(frozen=True)
+class _Task:
+    script: FigureScript
+    argv: list[str]
+    prefix: str
+
+
+def draw_all(places: Mapping[str, Records]) -> dict[str, list[Drawing]]:
+    """The figures of every experiment of every place, on all cores.
+
+    The key of a place sets the ids in its SVG apart from those of others.
+    """
+    tasks = {key: _tasks(records, key) for key, records in places.items()}
+    # Forked, because a fresh interpreter would import for longer than it draws.
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
+        drawn = {key: [pool.submit(_draw, task) for task in of_place] for key, of_place in tasks.items()}
+        return {key: [one for future in futures for one in future.result()] for key, futures in drawn.items()}
+
+
+def _tasks(records: Records, prefix: str) -> list[_Task]:
     return [
-        drawing
+        _Task(script, [*records.arguments[script.experiment], *script.options(records)], f"{prefix}-{script.id}")
         for script in SCRIPTS
         if script.experiment in records.arguments and importlib.util.find_spec(f"analysis.{script.module}")
-        for drawing in _draw(script, records, f"{prefix}-{script.id}")
     ]
 
 
-def _draw(script: FigureScript, records: Records, prefix: str) -> list[Drawing]:
-    module = importlib.import_module(f"analysis.{script.module}")
+def _draw(task: _Task) -> list[Drawing]:
+    module = importlib.import_module(f"analysis.{task.script.module}")
     printed, errors = io.StringIO(), io.StringIO()
     with TemporaryDirectory() as folder:
-        argv = [*records.arguments[script.experiment], *script.options(records), "--out", folder, "--format", "svg"]
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            status = module.main(argv)
+            status = module.main([*task.argv, "--out", folder, "--format", "svg"])
         if status != 0:
-            return [Drawing(script, "", errors.getvalue().strip().removeprefix("error: "))]
-        files = sorted(Path(folder).glob("*.svg"))
+            return [Drawing(task.script, "", errors.getvalue().strip().removeprefix("error: "))]
         return [
-            Drawing(script, embedded(file.read_text(), f"{prefix}-{number}", script.title))
-            for number, file in enumerate(files)
+            Drawing(task.script, embedded(file.read_text(), f"{task.prefix}-{number}", task.script.title))
+            for number, file in enumerate(sorted(Path(folder).glob("*.svg")))
         ]
 
 

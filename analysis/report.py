@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
     args = parser.parse_args(argv)
     try:
-        sections = [section(records, f"s{n}") for n, records in enumerate(find_records(args.runs, args.results), 1)]
+        places = {f"s{n}": records for n, records in enumerate(find_records(args.runs, args.results), start=1)}
+        drawings = gallery.draw_all(places)
+        sections = [section(records, key, drawings[key]) for key, records in places.items()]
         files = write(sections, args.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,14 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def section(records: Records, anchor: str) -> Section:
-    """Judge and draw all that `records` hold; `anchor` is an id unique in the page."""
+def section(records: Records, anchor: str, drawings: list[Drawing]) -> Section:
+    """Judge and tabulate all that `records` hold; `anchor` is an id unique in the page."""
     return Section(
         anchor,
         records.preset,
         records.place,
         {claim.id: finding for claim, finding in assess(records)},
-        gallery.draw_all(records, anchor),
+        drawings,
         list(report_tables.optimum_tables(records)),
         report_tables.progress_table(records),
         report_tables.unfinished_table(records),
@@ -92,7 +94,7 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
         UserError: where that is not possible.
     """
     context = {
-        "sections": sections or [section(Records("no records", "nothing here yet"), "s0")],
+        "sections": sections or [section(Records("no records", "nothing here yet"), "s0", [])],
         "claims": CLAIMS,
         "today": date.today().isoformat(),
         "paper": {"title": PAPER_TITLE, "address": PAPER_ADDRESS},

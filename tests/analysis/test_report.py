@@ -119,9 +119,10 @@ def test_unwritable_out_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err.startswith("error: --out: cannot write")
 
 
-def test_a_figure_that_cannot_be_drawn_says_why(written: Path) -> None:
-    gone = Records("quick", "gone", arguments={"lr_transfer": ["--results", str(written / "gone")]})
-    drawings = [drawing for drawing in gallery.draw_all(gone, "x") if drawing.script.id == "fig5"]
+def test_a_figure_that_cannot_be_drawn_says_why(written: Path, cell_table: CellTable) -> None:
+    cells = {"lr_transfer": cell_table()}
+    gone = Records("quick", "gone", {"lr_transfer": ["--results", str(written / "gone")]}, cells)
+    drawings = [drawing for drawing in gallery.draw_all({"x": gone})["x"] if drawing.script.id == "fig5"]
     assert [drawing.svg for drawing in drawings] == [""]
     assert drawings[0].problem.startswith("--results: no ")
 

@@ -35,6 +35,24 @@ sweep-lr-transfer: $(READY)  ## Train Figure 5's grid (what is not finished yet)
 	  || { status=$$?; [ $$status = 3 ] && $(BIN)/python analysis/plot_fig5.py; exit $$status; }
 	$(BIN)/python analysis/plot_fig5.py
 
+INIT_SWEEPS := init_probe increments theory
+INIT_FIGURES := fig2 fig3 fig4 fig9 theory
+FIGURES := $(INIT_FIGURES) fig5 fig6 fig7 fig8 exponent
+
+.PHONY: figures-init
+figures-init: $(READY)  ## Probe models at initialisation, draw the toy model, and Figures 2, 3, 4 and 9
+	@left=0; for sweep in $(INIT_SWEEPS); do \
+	  $(BIN)/python -m sweeper.train --multirun +sweep=$$sweep preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
+	  || { left=$$?; [ $$left = 3 ] || exit $$left; }; \
+	done; \
+	for name in $(INIT_FIGURES); do $(BIN)/python analysis/plot_$$name.py || exit $$?; done; exit $$left
+
+.PHONY: figures-exponent
+figures-exponent: $(READY)  ## Train the sweep over the exponent of N and draw where the optimum stops moving
+	$(BIN)/python -m sweeper.train --multirun +sweep=exponent preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
+	  || { status=$$?; [ $$status = 3 ] && $(BIN)/python analysis/plot_exponent.py; exit $$status; }
+	$(BIN)/python analysis/plot_exponent.py
+
 .PHONY: plan
 plan: $(READY)  ## Show Figure 5's grid, what of it is done and what the rest will cost
 	$(BIN)/loopsweep plan +sweep=lr_transfer preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
@@ -44,8 +62,8 @@ data: $(READY)  ## Prepare the preset's data ahead of a sweep (a sweep does it b
 	$(BIN)/loopsweep data preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 .PHONY: figures
-figures: $(READY)  ## Redraw Figure 5 from whatever has finished
-	$(BIN)/python analysis/plot_fig5.py
+figures: $(READY)  ## Redraw every figure from whatever has finished; one without records says how to make them
+	@for name in $(FIGURES); do $(BIN)/python analysis/plot_$$name.py || [ $$? = 2 ] || exit 1; done
 
 .PHONY: report
 report: $(READY)  ## Judge every claim: figures/report.html and, for terminals, figures/report.md

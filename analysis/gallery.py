@@ -20,7 +20,8 @@ from analysis.records import Records
 
 def at_tuned_rate(records: Records) -> list[str]:
     """`--rate` for figures of trained models: the rate at which their claims are judged, see `analysis.evidence`."""
-    rate = tuned_rate(records.cells["lr_transfer"])
+    cells = records.cells.get("lr_transfer")
+    rate = math.nan if cells is None else tuned_rate(cells)
     return [] if math.isnan(rate) else ["--rate", repr(rate)]
 
 

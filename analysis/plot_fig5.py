@@ -19,67 +19,45 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-from matplotlib.transforms import offset_copy
 from rich.console import Console
 from rich.table import Table
 
-from analysis import sources, style, transfer
-from sweeper.errors import UserError
+from analysis import script, states, style, transfer
+from analysis.panels import depth_text
+from analysis.style import Look
 
-MAKE_COMMAND = "make sweep-lr-transfer"
+SCRIPT = script.Script("fig5", __doc__, "lr_transfer", "make sweep-lr-transfer")
 RULE_FORMULAS = {  # λ = 1; a rule of one's own has no entry
     "none": r"$\varepsilon=1$",
     "sqrt": r"$\varepsilon=1/\sqrt{N\,m_L}$",
     "linear": r"$\varepsilon=1/(N\sqrt{m_L})$",
 }
-STATE_MARKERS = {
-    "diverged": "x",
-    "failed": "s",
-    "timeout": "v",
-    "lost": "D",
-    "preempted": "<",
-    "running": ">",
-    "pending": "o",
-}
-LANE_POINTS = 5.5  # height of one N's lane of state marks above a panel
-Look = dict[str, Any]  # keyword arguments of Line2D
 BAND: Look = {"alpha": 0.18, "linewidth": 0.0}
 INTERVAL: Look = {"linewidth": 1.0, "solid_capstyle": "butt", "zorder": 4.5}
 GAP: Look = {"linestyle": ":", "linewidth": 0.8}
 STAR: Look = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
 VERTEX: Look = {"marker": "|", "markersize": 15, "markeredgewidth": 1.4, "linestyle": "none", "zorder": 5}
 REFERENCE: Look = {"color": style.GUIDE, "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 0.5}
-MARK: Look = {"markersize": 3.4, "markeredgewidth": 0.9, "linestyle": "none", "fillstyle": "none"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the figure, write its files, print the table. Exit status 0, or 2 on a `UserError`."""
-    parser = argparse.ArgumentParser(prog="plot_fig5.py", description=(__doc__ or "").split("\n", 1)[0])
-    sources.add_arguments(parser)
-    try:
-        args = parser.parse_args(argv)
-        cells = sources.load_cells(args, experiment="lr_transfer", make_command=MAKE_COMMAND)
-        points = transfer.average_seeds(cells)
-        noise = transfer.pooled_noise(cells, points)
-        points = transfer.with_margins(points, noise)
-        table, gains = transfer.transfer_table(points, noise), transfer.gain_table(points, noise)
-        with style.context():
-            files = style.save(draw(cells, points, table), args.out, "fig5", args.formats)
-        files.append(style.save_csv(plotted_numbers(cells, points), args.out, "fig5"))
-        files.append(style.save_csv(table, args.out, "fig5-transfer"))
-        files.append(style.save_csv(gains, args.out, "fig5-gain"))
-        sources.log_figure(args, cells, files)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    print_table(table, console)
-    print_gains(gains, console)
-    print_progress(cells, console, can_continue=sources.reads_runs(args))
-    console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True)
-    return 0
+    return script.run(SCRIPT, make, argv)
+
+
+def make(_: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
+    """The figure of a sweep's cells, with its numbers and the transfer table."""
+    points = transfer.average_seeds(cells)
+    noise = transfer.pooled_noise(cells, points)
+    points = transfer.with_margins(points, noise)
+    table, gains = transfer.transfer_table(points, noise), transfer.gain_table(points, noise)
+    numbers = {"fig5": plotted_numbers(cells, points), "fig5-transfer": table, "fig5-gain": gains}
+
+    def print_summary(console: Console) -> None:
+        print_table(table, console)
+        print_gains(gains, console)
+
+    return script.Drawing(draw(cells, points, table), numbers, print_summary)
 
 
 def plotted_numbers(cells: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +79,7 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figu
         _draw_curves(axes, of_panel, colors)
         _draw_optima(axes, table[table["panel"] == panel], colors)
         _draw_states(axes, of_panel, lanes, colors)
-        axes.set_title(panel_title(of_panel), loc="left", pad=6 + LANE_POINTS * len(lanes))
+        axes.set_title(panel_title(of_panel), loc="left", pad=6 + states.LANE_POINTS * len(lanes))
     for unused in grid.flat[len(panels) :]:
         unused.set_axis_off()
     with_curves = set(points.loc[np.isfinite(points["val_loss"]), "panel"])
@@ -116,7 +94,7 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figu
 
 def _paper(n_rows: int, n_columns: int, lanes: int) -> tuple[Figure, Any]:
     """Figure and (n_rows, n_columns) axes, laid out in inches, with lanes of state marks above panels."""
-    panel, title, rate_axis, legend, foot = 1.85, 0.26 + lanes * LANE_POINTS / 72, 0.46, 0.3, 0.25
+    panel, title, rate_axis, legend, foot = 1.85, 0.26 + lanes * states.LANE_POINTS / 72, 0.46, 0.3, 0.25
     top, bottom = legend + title, rate_axis + foot + (legend if lanes else 0)
     height = top + n_rows * panel + (n_rows - 1) * (rate_axis + title) + bottom
     figure = Figure(figsize=(style.TEXT_WIDTH, height))
@@ -128,8 +106,7 @@ def _paper(n_rows: int, n_columns: int, lanes: int) -> tuple[Figure, Any]:
 def panel_title(of_panel: pd.DataFrame) -> str:
     """As the paper's, with the preset's own depth: "(c) L = 24 = 2 L_ref, linear scaling, ε = …"."""
     first = of_panel.iloc[0]
-    multiple = "" if first["depth_multiplier"] == 1 else f"{first['depth_multiplier']:g}\\,"
-    depth = rf"$L={first['n_layers']}={multiple}L_{{\mathrm{{ref}}}}$"
+    depth = depth_text(first["n_layers"], first["depth_multiplier"])
     formula = RULE_FORMULAS.get(first["rule"])
     return f"({first['panel']}) {depth}, {first['rule']} scaling" + (f", {formula}" if formula else "")
 
@@ -202,13 +179,7 @@ def _draw_states(axes: Axes, of_panel: pd.DataFrame, lanes: Sequence[int], color
     """Above the panel, a lane per N in `lanes`: a mark at each rate that lacks a finite loss of a seed."""
     for lane, n in enumerate(lanes):
         curve = of_panel[of_panel["n_loops"] == n]
-        height = 5 + LANE_POINTS * lane
-        above = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=height, units="points")
-        for state, marker in STATE_MARKERS.items():
-            rates = curve.loc[curve["state"] == state, "base_lr"]
-            marks = Line2D(rates, [1.0] * len(rates), **MARK, marker=marker, color=colors[n], transform=above)
-            marks.set_clip_on(False)
-            axes.add_artist(marks)  # unlike add_line, leaves the limits of the loss axis alone
+        states.draw_lane(axes, curve["base_lr"], curve["state"], colors[n], lane)
 
 
 def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -> None:
@@ -221,16 +192,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -
     if transfer.REFERENCE_LOOPS in colors:
         keys.append(Line2D([], [], **REFERENCE, label=f"optimum of $N={transfer.REFERENCE_LOOPS}$"))
     figure.legend(handles=keys, loc="upper center", ncols=len(keys))
-    counts = points["state"].value_counts()
-    marks = [Line2D([], [], linestyle="none", label="above a panel, a row per $N$:")]
-    marks += [
-        Line2D([], [], **MARK, marker=marker, color=style.INK, label=f"{state} ({counts[state]})")
-        for state, marker in STATE_MARKERS.items()
-        if state in counts
-    ]
-    if len(marks) > 1:
-        above_footer = (0.5, 0.2 / figure.get_figheight())
-        figure.legend(handles=marks, loc="lower center", bbox_to_anchor=above_footer, ncols=len(marks))
+    states.add_legend(figure, points["state"], "above a panel, a row per $N$:")
 
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
@@ -282,17 +244,6 @@ def _number(value: float, spec: str) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return "-" if math.isnan(value) else format(value, spec)
-
-
-def print_progress(cells: pd.DataFrame, console: Console, can_continue: bool) -> None:
-    """How much of the grid has a result and, where the rest can still be trained, the command that does."""
-    counts = cells["state"].value_counts()
-    states = ", ".join(f"{counts[state]} {state}" for state in sources.STATES if state in counts)
-    console.print(f"{cells['sweep'].iloc[0]}: {states}")
-    unfinished = len(cells) - int(cells["state"].isin(transfer.FINISHED).sum())
-    if unfinished and can_continue:
-        command = f"{MAKE_COMMAND} PRESET={cells['preset'].iloc[0]}"
-        console.print(f"{unfinished} of {len(cells)} have no result yet: `{command}` continues")
 
 
 if __name__ == "__main__":

@@ -214,7 +214,8 @@ def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
     if cells.empty:
         raise UserError(f"cell table: no cell of a {experiment} sweep in it")
     try:
-        types = COLUMN_TYPES | {name: kind for name, kind in OPTIONAL_TYPES.items() if name in cells}
+        known = {name: kind for name, kind in OPTIONAL_TYPES.items() if name in cells and cells[name].notna().all()}
+        types = COLUMN_TYPES | known
         cells = cells[list(types)].astype(types)
     except (ValueError, TypeError) as error:
         raise UserError(f"cell table: a column has the wrong type ({_first_line(error)})") from error

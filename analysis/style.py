@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from sweeper.errors import UserError
 
+Look = dict[str, Any]  # keyword arguments of a Line2D
 TEXT_WIDTH = 7.2  # inches: two columns of a paper
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -23,6 +24,10 @@ GUIDE = "#b5b5b5"
 # Perceptually uniform and safe for the colour-blind; its light end is too faint for lines on white.
 LOOP_COLORMAP = "viridis_r"
 LOOP_COLORMAP_RANGE = (0.2, 1.0)
+# Okabe and Ito's colours, for what has no order.
+RULE_COLORS = {"none": "#D55E00", "sqrt": "#0072B2", "linear": "#009E73"}
+RULE_MARKERS = {"none": "s", "sqrt": "^", "linear": "o"}
+SIGNED_COLORMAP = "RdBu_r"  # for values on either side of zero
 LOOP_MARKERS = {1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P", 64: "X"}
 
 _RC: dict[str, Any] = {
@@ -75,10 +80,19 @@ def context() -> Iterator[None]:
 
 def loop_colors(loop_counts: Sequence[int]) -> dict[int, str]:
     """A hex colour per loop count N, light to dark, even in log2 N from 1 to the largest."""
-    low, high = LOOP_COLORMAP_RANGE
     octaves = math.log2(max(loop_counts)) or 1.0
-    colormap = mpl.colormaps[LOOP_COLORMAP]
-    return {n: to_hex(colormap(low + (high - low) * math.log2(n) / octaves)) for n in loop_counts}
+    return {n: _shade(math.log2(n) / octaves) for n in loop_counts}
+
+
+def ordered_colors(values: Sequence[float]) -> dict[float, str]:
+    """A hex colour per value of an ascending sequence, light to dark, in even steps."""
+    last = max(len(values) - 1, 1)
+    return {value: _shade(place / last) for place, value in enumerate(values)}
+
+
+def _shade(darkness: float) -> str:
+    low, high = LOOP_COLORMAP_RANGE
+    return to_hex(mpl.colormaps[LOOP_COLORMAP](low + (high - low) * darkness))
 
 
 def loop_marker(n_loops: int) -> str:

@@ -1,6 +1,8 @@
-"""Synthetic cell tables in the shape of a Figure 5 sweep, with optima planted where a test wants them."""
+"""Synthetic tables in the shape of the sweeps' records, with optima and growth planted where a test wants them."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,162 @@ def set_state(cells: pd.DataFrame, query: str, state: str) -> pd.DataFrame:
     if state != "done":
         changed.loc[chosen, "val_loss"] = np.nan
     return changed
+
+
+def cell(experiment: str, **axes: Any) -> dict[str, Any]:
+    """A finished cell of one sweep of `experiment`."""
+    untrained = {"val_loss": np.nan, "base_lr": 1e-4, "ref_layers": 1, "depth_multiplier": 1.0, "step": 10, "steps": 10}
+    names = {"sweep": f"{experiment}-quick", "experiment": experiment, "preset": "quick", "state": "done", "reason": ""}
+    shown = "-".join(f"{key}={value}" for key, value in axes.items())
+    return (
+        names
+        | untrained
+        | {"n_layers": 1, "n_loops": 1, "seed": 0, "run_id": f"{experiment}-{shown}", "d_model": 32}
+        | axes
+    )
+
+
+PROBE_GROWTH = {"none": 1.0, "sqrt": 0.5, "linear": 0.0}
+
+
+def make_probes(
+    seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cells and curves of `init_probe`: R and its change grow as N^1, N^(1/2), N^0, in L with half the exponent."""
+    cells, curves = [], []
+    for letter, (axis, rule) in zip(
+        "abcdef", [(a, r) for a in ("n_layers", "n_loops") for r in PROBE_GROWTH], strict=True
+    ):
+        power = PROBE_GROWTH[rule] * (1.0 if axis == "n_loops" else 0.5)
+        for count in counts:
+            for seed in seeds:
+                row = cell("init_probe", panel=f"fig2{letter}", rule=rule, seed=seed, **{axis: count})
+                cells.append(row)
+                size = count**power * (1 + 0.1 * seed)
+                for step in range(11):
+                    line = {"residual_rms": size * (1 + 0.05 * step), "update_rms": 1e-3 * size * 0.9**step}
+                    curves.append({"run_id": row["run_id"], "step": step, "loss": 5.0, **line})
+    table = pd.DataFrame(curves)
+    table.loc[table["step"] == 0, "update_rms"] = np.nan
+    return pd.DataFrame(cells), table
+
+
+def make_increments(widths: tuple[int, int] = (16, 32)) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cells and read-outs of `increments`: 64 copies whose cosines are ±0.03, a loop whose cosines fall off slowly."""
+    cells = [
+        cell("increments", panel="fig3a", rule="none", n_layers=768, d_model=widths[0]),
+        cell("increments", panel="fig3b", rule="none", n_layers=12, n_loops=64, d_model=widths[1]),
+    ]
+    i, j = np.indices((64, 64))
+    copies = np.where(i == j, 1.0, 0.03 * (-1.0) ** (i + j))
+    loop = 1.0 - abs(i - j) / 70
+    return pd.DataFrame(cells), pd.concat(
+        [cosine_rows(row["run_id"], matrix) for row, matrix in zip(cells, (copies, loop), strict=True)]
+    )
+
+
+def cosine_rows(run_id: str, matrix: Any) -> pd.DataFrame:
+    i, j = np.indices(matrix.shape)
+    rows = {"run_id": run_id, "readout": "increment_cosine", "i": i.ravel(), "j": j.ravel(), "mean": matrix.ravel()}
+    return pd.DataFrame(rows | {"std": 0.1})
+
+
+def make_readouts(cells: pd.DataFrame) -> pd.DataFrame:
+    """Read-outs of trainings: norms from 10 to 10 L whatever N, cosines 0.5 but for the last increment's −0.1."""
+    tables = []
+    for row in cells.drop_duplicates("run_id").to_dict("records"):
+        n, run_id = row["n_loops"], row["run_id"]
+        steps = np.arange(n + 1)
+        norms = 10.0 + (10.0 * row["n_layers"] - 10.0) * steps / n
+        parts = {"run_id": run_id, "readout": "residual_norm", "i": steps, "j": -1, "mean": norms, "std": 1.0}
+        matrix = np.full((n, n), 0.5)
+        matrix[-1, :] = matrix[:, -1] = -0.1
+        np.fill_diagonal(matrix, 1.0)
+        tables += [pd.DataFrame(parts), cosine_rows(run_id, matrix)]
+    return pd.concat(tables, ignore_index=True).astype({"i": "int32", "j": "int32"})
+
+
+def make_theory(draws: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cells and curves of `theory`: energies N² and N, R = N^(1 − α), and R = 1, N and √L by the factor left out."""
+    loops, factors = (8, 16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16)
+    cells = [cell("theory", panel="shared", rule="linear", n_loops=n) for n in loops]
+    cells += [cell("theory", panel="independent", rule="sqrt", n_loops=n) for n in loops]
+    for alpha in (0, 0.25, 0.5, 0.75, 1, 1.25):
+        cells += [cell("theory", panel="alpha", rule=f"alpha={alpha:g}", n_loops=n) for n in loops]
+    for panel, rule in {"factored": "linear", "no_loop_factor": "alpha=0", "no_depth_factor": "beta=0"}.items():
+        cells += [cell("theory", panel=panel, rule=rule, n_layers=k, n_loops=n) for k in factors for n in factors]
+    curves = []
+    for row in cells:
+        n, panel = row["n_loops"], row["panel"]
+        size = {"no_loop_factor": n, "no_depth_factor": row["n_layers"] ** 0.5}.get(panel, 1.0)
+        if panel == "alpha":
+            size = n ** (1 - float(row["rule"].removeprefix("alpha=")))
+        energy = n ** {"shared": 2, "independent": 1}.get(panel, 0)
+        for step in range(1, draws + 1):
+            line = {"residual_rms": size, "branch_energy": energy * (1 + 0.1 * step)}
+            curves.append({"run_id": row["run_id"], "step": step, **line})
+    return pd.DataFrame(cells), pd.DataFrame(curves)
+
+
+def make_exponents(zero: float = 1.0, seeds: tuple[int, ...] = (0,)) -> pd.DataFrame:
+    """Cells of `exponent` whose optimum moves by `zero` − α octaves per doubling of N."""
+    rates = 1e-3 * 2.0 ** np.arange(9)
+    cells = []
+    for alpha in (0.0, 0.25, 0.5, 0.75, 1.0, 1.25):
+        for n_loops in (1, 2, 4, 8):
+            best = np.log2(1.6e-2) + (zero - alpha) * np.log2(n_loops)
+            for rate in rates:
+                loss = 3.4 - 0.02 * np.log2(n_loops) + 0.03 * (np.log2(rate) - best) ** 2 + 0.02 * (alpha - 1) ** 2
+                axes = {"panel": "b", "rule": f"alpha={alpha:g}", "n_loops": n_loops, "base_lr": rate}
+                cells += [cell("exponent", **axes, seed=seed, val_loss=loss) for seed in seeds]
+    return pd.DataFrame(cells)
+
+
+def write_tables(
+    folder: Path, cells: pd.DataFrame, curves: pd.DataFrame | None = None, readouts: pd.DataFrame | None = None
+) -> Path:
+    """Stored results, as `loopsweep export` leaves them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in [("cells", cells), ("curves", curves), ("readouts", readouts)]:
+        if table is not None:
+            table.to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def probe_tables() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
+    """`make_probes`."""
+    return make_probes
+
+
+@pytest.fixture(scope="session")
+def increment_tables() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
+    """`make_increments`."""
+    return make_increments
+
+
+@pytest.fixture(scope="session")
+def readout_table() -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """`make_readouts`."""
+    return make_readouts
+
+
+@pytest.fixture(scope="session")
+def theory_tables() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
+    """`make_theory`."""
+    return make_theory
+
+
+@pytest.fixture(scope="session")
+def exponent_table() -> Callable[..., pd.DataFrame]:
+    """`make_exponents`."""
+    return make_exponents
+
+
+@pytest.fixture(scope="session")
+def store() -> Callable[..., Path]:
+    """`write_tables`."""
+    return write_tables
 
 
 @pytest.fixture(scope="session")

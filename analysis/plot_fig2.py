@@ -1,0 +1,106 @@
+"""Figure 2: how large does the residual stream become in the first ten optimizer steps?
+
+    python analysis/plot_fig2.py [options: see --help]
+
+R = d^(−1/2)·‖h_N‖₂ against depth L (top) and loop count N (bottom), a line per optimizer step t = 1…10. A step is a
+forward pass and an update, and its R is that of its own forward pass, as a training loop would log it: line t shows
+the record after t − 1 updates, line 1 the model at initialisation. fig2.csv has every cell at 0…10 updates.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from analysis import panels, probe, script, sources, states, style
+from analysis.growth import estimate_text
+
+SCRIPT = script.Script("fig2", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
+PANELS = ("fig2a", "fig2b", "fig2c", *probe.LOOPED_PANELS)
+FRAME = panels.Frame(right=0.6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the figure, write its files, print R's range per panel. Exit status 0, or 2 on a `UserError`."""
+    return script.run(SCRIPT, make, argv)
+
+
+def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
+    """The figure of a sweep's cells, with its numbers."""
+    cells = cells[cells["panel"].isin(PANELS)]
+    measured = probe.measurements(cells, sources.load_curves(args, cells))
+    ranges = probe.growth_table(measured, "residual_rms", updates=range(int(measured["updates"].max()) + 1))
+    figure = draw(cells, probe.average_seeds(measured), ranges)
+    tables = {"fig2": measured.drop(columns="update_rms"), "fig2-range": ranges}
+    return script.Drawing(figure, tables, lambda console: print_ranges(ranges, console))
+
+
+def draw(cells: pd.DataFrame, points: pd.DataFrame, ranges: pd.DataFrame) -> Figure:
+    """The figure: deep stacks above, looped ones below, a column per rule."""
+    steps = range(1, int(points["updates"].max()) + 1)
+    initial = points.loc[points["updates"] == 0, "state"]
+    colors = style.ordered_colors(steps)
+    rows = [row for row in (PANELS[:3], PANELS[3:]) if points["panel"].isin(row).any()]
+    figure, grid = panels.panels(len(rows), 3, 1.6, FRAME, sharey="row", unfinished=states.any_left(initial))
+    for axes, panel in zip(grid.flat, chain(*rows), strict=True):
+        of_panel = points[points["panel"] == panel]
+        if of_panel.empty:
+            axes.set_axis_off()
+            continue
+        _draw_panel(axes, of_panel, colors)
+        looped = panel in probe.LOOPED_PANELS
+        rule = of_panel["rule"].iloc[0]
+        kind, count, label = ("looped", "N", "loop count $N$") if looped else ("deep", "L", "depth $L$")
+        axes.set_title(f"({panel[-1]}) {kind}, {rule}, {probe.formula(rule, count)}", loc="left", pad=10)
+        panels.count_axis(axes, of_panel["depth"], label)
+        last = ranges[(ranges["panel"] == panel) & (ranges["updates"] == len(steps) - 1)]["fold_range"].iloc[0]
+        if np.isfinite(last):
+            text = rf"max/min over ${count}$ at $t={len(steps)}$: {last:.3g}"
+            axes.text(0.04, 0.95, text, transform=axes.transAxes, va="top", fontsize=7.0, color=style.MUTED)
+    for row, names in zip(grid, rows, strict=True):
+        row[0].set_ylabel(r"$R = d^{-1/2}\,\Vert h\Vert_2$")
+        values = points.loc[points["panel"].isin(names), "residual_rms"]
+        panels.log_ticks(row[0], has_data=bool(np.isfinite(values).any()))
+    panels.step_bar(figure, colors, panels.side_axes(figure, grid[0, -1], grid[-1, -1]))
+    states.add_legend(figure, initial, states.LEAD)
+    style.add_footer(figure, script.footer(cells))
+    return figure
+
+
+def _draw_panel(axes: Axes, of_panel: pd.DataFrame, colors: dict[float, str]) -> None:
+    axes.set_yscale("log")
+    axes.margins(y=0.14)
+    for step, color in colors.items():
+        line = of_panel[of_panel["updates"] == step - 1]
+        values = line["residual_rms"].where(np.isfinite(line["residual_rms"]))
+        axes.plot(line["depth"], values, color=color, marker="o", markersize=2.2, linewidth=1.0)
+    initial = of_panel[of_panel["updates"] == 0]
+    states.draw_lane(axes, initial["depth"], initial["state"], style.INK)
+    if initial["residual_rms"].isna().all():
+        states.say(axes, initial["state"])
+
+
+def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
+    """R's max over min in depth or loops: at initialisation, in the last step drawn, and after its update."""
+    last = int(ranges["updates"].max())
+    shown = Table("panel", "rule", title="R: largest over smallest, in L (a–c) or N (d–f)", title_justify="left")
+    for heading in ("step 1", f"step {last}", f"after step {last}"):
+        shown.add_column(heading, justify="right")
+    for (panel, rule), table in ranges.groupby(["panel", "rule"], sort=True):
+        at = table.set_index("updates")["fold_range"]
+        shown.add_row(
+            str(panel), str(rule), *(estimate_text(at[made], math.nan, ".3g") for made in (0, last - 1, last))
+        )
+    console.print(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

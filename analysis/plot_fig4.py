@@ -1,0 +1,84 @@
+"""Figure 4: how far does one optimizer step move the output of a looped model?
+
+    python analysis/plot_fig4.py [options: see --help]
+
+RMS change of h_N made by the first AdamW step, same tokens before and after, against N under the three rules; dashed,
+what Theorem 2 leads one to expect, anchored at N = 1. fig4.csv has every cell, fig4-slopes.csv the fitted slopes.
+"""
+
+import argparse
+import sys
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import panels, probe, script, sources, states, style, updates
+from analysis.growth import estimate_text
+
+SCRIPT = script.Script("fig4", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
+FRAME = panels.Frame(right=2.8, top=0.3)
+
+BESIDE: style.Look = {"va": "center", "fontsize": 7.0, "color": style.MUTED, "annotation_clip": False}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the figure, write its files, print the slopes. Exit status 0, or 2 on a `UserError`."""
+    return script.run(SCRIPT, make, argv)
+
+
+def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
+    """The figure of a sweep's cells, with its numbers."""
+    cells = updates.looped(cells)
+    measured = probe.measurements(cells, sources.load_curves(args, cells))
+    measured = measured[measured["updates"] == 1]
+    slopes = probe.growth_table(measured, "update_rms", updates=[1])
+    tables = {"fig4": measured.drop(columns="residual_rms"), "fig4-slopes": slopes}
+    figure = draw(cells, probe.average_seeds(measured), slopes)
+    return script.Drawing(figure, tables, lambda console: updates.print_growth(slopes, console))
+
+
+def draw(cells: pd.DataFrame, points: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
+    """The figure: a curve per rule beside what is expected of it; slopes in the legend."""
+    figure, grid = panels.panels(1, 1, 2.6, FRAME, unfinished=states.any_left(points["state"]))
+    axes = grid[0, 0]
+    axes.set_yscale("log")
+    counts, curves = sorted(set(points["depth"])), []
+    for lane, row in enumerate(slopes.to_dict("records")):
+        rule, curve = row["rule"], points[points["panel"] == row["panel"]]
+        color = style.RULE_COLORS.get(rule, style.INK)
+        end = updates.draw_reference(axes, rule, counts, updates.anchor(points))
+        if np.isfinite(end):
+            axes.annotate(updates.EXPONENT_TEXTS[rule], (counts[-1], end), (8, 0), textcoords="offset points", **BESIDE)
+        drawn = updates.draw_curve(
+            axes, curve, color=color, marker=style.RULE_MARKERS.get(rule, "D"), label=_label(row)
+        )
+        curves.append(drawn)
+        states.draw_lane(axes, curve["depth"], curve["state"], color, lane)
+    if not np.isfinite(points["update_rms"]).any():
+        states.say(axes, points["state"])
+    panels.count_axis(axes, counts, "loop count $N$")
+    panels.log_ticks(axes, has_data=bool(np.isfinite(points["update_rms"]).any()))
+    axes.set_ylabel(updates.LABEL)
+    axes.legend(loc="center left", bbox_to_anchor=(1.12, 0.5), handles=curves, labelspacing=1.2)
+    states.add_legend(figure, points["state"], states.LEAD)
+    style.add_footer(figure, script.footer(cells))
+    return figure
+
+
+def _label(row: Mapping[Hashable, Any]) -> str:
+    """A rule with its fitted slopes and range."""
+    lines = [f"{row['rule']}, {probe.formula(row['rule'], 'N')}"]
+    for low, high in probe.SLOPE_RANGES:
+        name = f"slope_{low}_{high}"
+        if np.isfinite(row[name]):
+            lines.append(f"slope {estimate_text(row[name], row[f'{name}_sem'])} over $N={low}…{high}$")
+    if row["rule"] == "linear" and np.isfinite(row["fold_range"]):
+        lines.append(f"max/min over all $N$: {row['fold_range']:.3g}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The first optimizer steps at initialisation, as numbers (Figures 2, 4 and 9).
+
+A probe makes ten updates. Its record has a line after each number of updates, 0…10: R = d^(−1/2)·‖h_N‖₂ as
+`residual_rms`, and from the first on `update_rms`, the RMS change of h_N that the last update made.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.growth import fitted_growth, fold_range
+from analysis.transfer import FINISHED, STATE_ORDER
+
+EXPERIMENT, MAKE_COMMAND = "init_probe", "make figures-init"
+METRICS = ["residual_rms", "update_rms"]
+POINT_KEY = ["panel", "rule", "depth", "updates"]
+LOOPED_PANELS = ("fig2d", "fig2e", "fig2f")
+SLOPE_RANGES = ((16, 64), (4, 64))
+RULE_FORMULAS = {"none": r"$\varepsilon=1$", "sqrt": r"$\varepsilon=1/\sqrt{k}$", "linear": r"$\varepsilon=1/k$"}
+
+
+def measurements(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """A row per cell and number of `updates` made, with its `METRICS`, whether the cell has a result or not.
+
+    `depth` is L · N: one of them is 1. A metric is NaN where the run has not finished, +inf from where it diverged.
+    """
+    updates = pd.DataFrame({"updates": range(int(cells["steps"].max()) + 1)})
+    found = curves.rename(columns={"step": "updates"}).reindex(columns=["run_id", "updates", *METRICS])
+    grid = cells.assign(depth=cells["n_layers"] * cells["n_loops"]).merge(updates, how="cross")
+    table = grid.merge(found.astype({"updates": "int64"}), on=["run_id", "updates"], how="left", validate="many_to_one")
+    for metric in METRICS:
+        exists = table["state"].isin(FINISHED) & ((metric != "update_rms") | (table["updates"] > 0))
+        value = table[metric].where(exists)
+        table[metric] = value.mask(exists & (table["state"] == "diverged") & value.isna(), np.inf)
+    columns = ["sweep", "preset", "panel", "rule", "n_layers", "n_loops", "depth", "seed", "updates", *METRICS]
+    return table[[*columns, "state", "run_id"]]
+
+
+def average_seeds(measured: pd.DataFrame) -> pd.DataFrame:
+    """Measurements → points (one row per `POINT_KEY`): mean and `_sem` of each metric over the seeds with a result.
+
+    `state` is that of `STATE_ORDER` among the seeds' which most needs saying.
+    """
+    grouped = measured.assign(rank=measured["state"].map(STATE_ORDER.index)).groupby(POINT_KEY, sort=True)
+    points = pd.DataFrame({metric: grouped[metric].mean() for metric in METRICS})
+    for metric in METRICS:
+        points[f"{metric}_sem"] = grouped[metric].sem()
+    points["seeds"] = grouped["residual_rms"].count()
+    points["state"] = grouped["rank"].min().map(lambda rank: STATE_ORDER[rank])
+    return points.reset_index()
+
+
+def growth_table(measured: pd.DataFrame, metric: str, updates: Sequence[int]) -> pd.DataFrame:
+    """How `metric` grows with depth: a row per panel, rule and number of updates.
+
+    Columns `slope_16_64`, `slope_16_64_sem`, `_seeds`, `_of_mean` and so on for each of `SLOPE_RANGES`, see
+    `analysis.growth.Growth`; `fold_range`: max over min of the seeds' mean over all depths.
+    """
+    rows = []
+    for (panel, rule, made), table in measured.groupby(["panel", "rule", "updates"], sort=True):
+        if made not in updates:
+            continue
+        row = {"panel": panel, "rule": rule, "updates": made}
+        for low, high in SLOPE_RANGES:
+            name, growth = f"slope_{low}_{high}", fitted_growth(table, "depth", metric, "seed", (low, high))
+            row |= {name: growth.slope, f"{name}_sem": growth.sem, f"{name}_seeds": growth.replicas}
+            row |= {f"{name}_of_mean": growth.slope_of_mean}
+        rows.append(row | {"fold_range": fold_range(table.groupby("depth")[metric].mean())})
+    return pd.DataFrame(rows)
+
+
+def formula(rule: str, count: str) -> str:
+    """ε as a function of the loops "N" or the layers "L"; empty for a rule of one's own."""
+    return RULE_FORMULAS.get(rule, "").replace("k", count)

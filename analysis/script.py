@@ -1,0 +1,108 @@
+"""What every figure's script does around its drawing: options, files, progress, errors in one line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from analysis import sources, style
+from analysis.transfer import FINISHED
+from sweeper.errors import UserError
+
+
+@dataclass(frozen=True)
+class Script:
+    """A figure's script.
+
+    Attributes:
+        name: of its files, such as `fig4`; the script is `plot_<name>.py`.
+        doc: the module's docstring, whose first line `--help` shows.
+        experiment: whose newest sweep is drawn.
+        make_command: starts and continues that experiment.
+    """
+
+    name: str
+    doc: str | None
+    experiment: str
+    make_command: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a script makes of a sweep: the figure, its numbers by name of their CSV, and what it says in words."""
+
+    figure: Figure
+    tables: Mapping[str, pd.DataFrame]
+    print_summary: Callable[[Console], None]
+
+
+def run(
+    script: Script,
+    make: Callable[[argparse.Namespace, pd.DataFrame], Drawing],
+    argv: Sequence[str] | None,
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Read the sweep's cells, draw them with `make(args, cells)`, write its files and print the rest.
+
+    Returns the exit status: 0, or 2 on a `UserError`.
+    """
+    parser = argparse.ArgumentParser(prog=f"plot_{script.name}.py", description=(script.doc or "").split("\n", 1)[0])
+    sources.add_arguments(parser)
+    if add_options is not None:
+        add_options(parser)
+    try:
+        args = parser.parse_args(argv)
+        cells = sources.load_cells(args, script.experiment, script.make_command)
+        with style.context():
+            drawing = make(args, cells)
+            files = style.save(drawing.figure, args.out, script.name, args.formats)
+        files += [style.save_csv(table, args.out, name) for name, table in drawing.tables.items()]
+        sources.log_figure(args, cells, files)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    drawing.print_summary(console)
+    _print_progress(script, cells, console, can_continue=sources.reads_runs(args))
+    console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True)
+    return 0
+
+
+def _print_progress(script: Script, cells: pd.DataFrame, console: Console, *, can_continue: bool) -> None:
+    """How much of the grid has a result and, where the rest can still be run, the command that does."""
+    counts = cells["state"].value_counts()
+    states = ", ".join(f"{counts[state]} {state}" for state in sources.STATES if state in counts)
+    console.print(f"{cells['sweep'].iloc[0]}: {states}")
+    unfinished = len(cells) - int(cells["state"].isin(FINISHED).sum())
+    if unfinished and can_continue:
+        command = f"{script.make_command} PRESET={cells['preset'].iloc[0]}"
+        console.print(f"{unfinished} of {len(cells)} have no result yet: `{command}` continues")
+
+
+def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str] = ()) -> str:
+    """What a figure stands on: preset, seeds, how many of the expected points it has, and `notes`.
+
+    `replicas` stands in for the seeds where they are not what is averaged over.
+    """
+    finished, diverged = int(cells["state"].isin(FINISHED).sum()), int((cells["state"] == "diverged").sum())
+    parts = [
+        f"preset {', '.join(sorted(set(cells['preset'])))}",
+        replicas or _seeds(sorted(set(cells["seed"]))),
+        f"{finished} of {len(cells)} points finished" + (f", {diverged} diverged" if diverged else ""),
+        *notes,
+        f"sweep {cells['sweep'].iloc[0]}",
+    ]
+    return "  ·  ".join(parts)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    consecutive = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"mean over seeds {f'{seeds[0]}…{seeds[-1]}' if consecutive else ', '.join(map(str, seeds))}"

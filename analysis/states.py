@@ -1,0 +1,69 @@
+"""What has no result is shown, not dropped: marks above a panel, or words in one that has nothing else."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
+
+from analysis import style
+
+STATE_MARKERS = {
+    "diverged": "x",
+    "failed": "s",
+    "timeout": "v",
+    "lost": "D",
+    "preempted": "<",
+    "running": ">",
+    "pending": "o",
+}
+LANE_POINTS = 5.5  # height of one lane of state marks above a panel
+LEAD = "above a panel, points without a result of every seed:"
+MARK: style.Look = {"markersize": 3.4, "markeredgewidth": 0.9, "linestyle": "none", "fillstyle": "none"}
+
+
+def any_left(states: "pd.Series[str]") -> bool:
+    """True if there is something to mark."""
+    return bool(states.isin(list(STATE_MARKERS)).any())
+
+
+def draw_lane(axes: Axes, positions: "pd.Series[float]", states: "pd.Series[str]", color: str, lane: int = 0) -> None:
+    """A mark above the panel at each position on its x axis whose state is not `done`; lanes count upwards."""
+    height = 5 + LANE_POINTS * lane
+    above = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=height, units="points")
+    for state, marker in STATE_MARKERS.items():
+        at = positions[states == state]
+        marks = Line2D(at, [1.0] * len(at), **MARK, marker=marker, color=color, transform=above)
+        marks.set_clip_on(False)
+        axes.add_artist(marks)  # unlike add_line, leaves the limits of the axes alone
+
+
+def add_legend(figure: Figure, states: "pd.Series[str]", lead: str) -> None:
+    """Above the footer, what the marks in the figure mean and how many there are; nothing where all is done."""
+    counts = states.value_counts()
+    if not any_left(states):
+        return
+    marks = [Line2D([], [], linestyle="none", label=lead)]
+    marks += [
+        Line2D([], [], **MARK, marker=marker, color=style.INK, label=f"{state} ({counts[state]})")
+        for state, marker in STATE_MARKERS.items()
+        if state in counts
+    ]
+    above_footer = (0.5, 0.2 / figure.get_figheight())
+    figure.legend(handles=marks, loc="lower center", bbox_to_anchor=above_footer, ncols=len(marks))
+
+
+def count_text(states: Iterable[str]) -> str:
+    """ "1 running, 2 pending"; empty if all are done."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in STATE_MARKERS if state in counts)
+
+
+def say(axes: Axes, states: Iterable[str], otherwise: str = "") -> None:
+    """In a panel without data, why: the states of its runs, or `otherwise` where all are done."""
+    missing = count_text(states)
+    text = f"no result: {missing}" if missing else otherwise
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=style.MUTED, wrap=True)

@@ -1,0 +1,65 @@
+"""Which trained runs a figure reads out: those under the linear rule, at one base rate (Figures 6, 7 and 8)."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from analysis import transfer
+from sweeper.errors import UserError
+
+EXPERIMENT, MAKE_COMMAND, RULE = "lr_transfer", "make sweep-lr-transfer", "linear"
+PRESETS = Path(__file__).resolve().parent.parent / "conf" / "preset"
+
+
+def add_rate_option(parser: argparse.ArgumentParser) -> None:
+    """`--rate base|best|VALUE`."""
+    text = "base rate of the runs: the preset's own (base, the default), each curve's lowest loss (best), or a number"
+    parser.add_argument("--rate", default="base", metavar="base|best|VALUE", help=text)
+
+
+def at_rate(cells: pd.DataFrame, rate: str) -> pd.DataFrame:
+    """The cells under the linear rule at the base rate that `--rate` says: one rate per panel and N.
+
+    Raises `UserError` where there is no such rule or rate in the grid.
+    """
+    linear = cells[cells["rule"] == RULE]
+    if linear.empty:
+        raise UserError(f"no {RULE} rule in sweep {cells['sweep'].iloc[0]}; this figure shows no other")
+    if rate == "best":
+        table = transfer.transfer_table(transfer.average_seeds(linear))
+        best = table[["panel", "n_loops", "optimum_lr"]]
+        chosen = linear.merge(best, on=["panel", "n_loops"], how="left")
+        # Where nothing has a loss yet, no rate is the best: any one stands for what is missing.
+        chosen["optimum_lr"] = chosen["optimum_lr"].fillna(chosen["base_lr"].min())
+        return chosen[chosen["base_lr"] == chosen["optimum_lr"]].drop(columns="optimum_lr")
+    value = preset_rate(linear["preset"].iloc[0]) if rate == "base" else _number(rate)
+    chosen = linear[np.isclose(linear["base_lr"], value, rtol=1e-6)]
+    if chosen.empty:
+        known = ", ".join(f"{known:g}" for known in sorted(set(linear["base_lr"])))
+        raise UserError(f"--rate {rate}: {value:g} is not in this sweep's grid; choose best or one of {known}")
+    return chosen
+
+
+def preset_rate(preset: str) -> float:
+    """The base rate η0 that a preset trains with where nothing is swept, from its file: records do not carry it."""
+    file = PRESETS / f"{preset}.yaml"
+    try:
+        return float(yaml.safe_load(file.read_text())["optimizer"]["base_lr"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--rate base: no optimizer.base_lr in {file}; give --rate best or a number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"--rate: {text!r} is not base, best or a number") from error
+
+
+def rate_text(cells: pd.DataFrame) -> str:
+    """ "η0 = 0.004", or a range where the cells differ."""
+    rates = sorted(set(cells["base_lr"]))
+    return rf"$\eta_0={rates[0]:g}$" if len(rates) == 1 else rf"$\eta_0={rates[0]:g}$…${rates[-1]:g}$"

@@ -1,0 +1,59 @@
+"""One optimizer step's change of h_N against the loop count: what Figures 4 and 9 share."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from rich.console import Console
+from rich.table import Column, Table
+
+from analysis import probe, style
+from analysis.growth import estimate_text
+
+EXPONENTS = {"none": 1.0, "sqrt": 0.5, "linear": 0.0}  # of N in η·ε·N, the bound of Theorem 2
+EXPONENT_TEXTS = {"none": r"$\propto N$", "sqrt": r"$\propto \sqrt{N}$", "linear": "constant"}
+REFERENCE: style.Look = {"color": style.MUTED, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1.5}
+LABEL = r"RMS change of $h_N$ in a step"
+
+
+def looped(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of looped models."""
+    return cells[cells["panel"].isin(probe.LOOPED_PANELS)]
+
+
+def draw_curve(axes: Axes, curve: pd.DataFrame, **look: Any) -> ErrorbarContainer:
+    """Mean ± SEM of `update_rms` over seeds against N; points without a finite mean are left out."""
+    finite = curve[np.isfinite(curve["update_rms"])]
+    error = finite["update_rms_sem"].fillna(0.0)
+    return axes.errorbar(finite["depth"], finite["update_rms"], error, elinewidth=0.9, capsize=1.6, **look)
+
+
+def draw_reference(axes: Axes, rule: str, counts: Sequence[int], anchor: float) -> float:
+    """N to the power that Theorem 2 bounds the rule's update with, through `anchor` at N = 1; where the line ends."""
+    if rule not in EXPONENTS:
+        return math.nan
+    values = anchor * np.array(counts, dtype=float) ** EXPONENTS[rule]
+    axes.plot(counts, values, **REFERENCE, label=EXPONENT_TEXTS[rule])
+    return float(values[-1])
+
+
+def anchor(points: pd.DataFrame) -> float:
+    """The first step's mean update at N = 1, which all rules share; NaN where it has no result."""
+    first = points[(points["updates"] == 1) & (points["depth"] == 1)]["update_rms"]
+    return float(first.mean())
+
+
+def print_growth(table: pd.DataFrame, console: Console) -> None:
+    """Slopes and ranges of `probe.growth_table`, at the first and the last step in it."""
+    names = [f"slope_{low}_{high}" for low, high in probe.SLOPE_RANGES]
+    headings = ("step", *(f"N = {low}…{high}" for low, high in probe.SLOPE_RANGES), "max/min")
+    shown = Table("rule", *(Column(heading, justify="right") for heading in headings))
+    for row in table[table["updates"].isin([table["updates"].min(), table["updates"].max()])].to_dict("records"):
+        slopes = [estimate_text(row[name], row[f"{name}_sem"]) for name in names]
+        shown.add_row(row["rule"], str(row["updates"]), *slopes, estimate_text(row["fold_range"], math.nan, ".3g"))
+    console.print("RMS change of h_N in a step against N: log-log slopes, mean ± SEM over seeds; max/min over all N")
+    console.print(shown)

@@ -1,0 +1,73 @@
+"""Every figure's script: runs alone and without torch, gives the same bytes again, names what is missing."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+NAMES = ("fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "theory", "exponent")
+REPOSITORY = Path(__file__).parents[2]
+RUN_ALL = """
+import runpy, sys
+names, folder, results, out = sys.argv[1:]
+for name in names.split(","):
+    sys.argv = [name, "--results", results, "--out", out, "--format", "pdf"]
+    try:
+        runpy.run_path(f"{folder}/plot_{name}.py", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, name
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def results(
+    store: Callable[..., Path],
+    probe_tables: Callable[..., tuple[pd.DataFrame, pd.DataFrame]],
+    increment_tables: Callable[..., tuple[pd.DataFrame, pd.DataFrame]],
+    theory_tables: Callable[..., tuple[pd.DataFrame, pd.DataFrame]],
+    exponent_table: Callable[..., pd.DataFrame],
+    cell_table: Callable[..., pd.DataFrame],
+    readout_table: Callable[[pd.DataFrame], pd.DataFrame],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Stored results of every experiment in one directory."""
+    (probes, probe_curves), (increments, cosines) = probe_tables(seeds=(0, 1)), increment_tables()
+    (theory, draws), trained = theory_tables(), cell_table().assign(preset="paper")
+    readouts = readout_table(trained[trained["base_lr"] == 1.25e-3])
+    return store(
+        tmp_path_factory.mktemp("results"),
+        pd.concat([probes, increments, theory, exponent_table(), trained]),
+        pd.concat([probe_curves, draws]),
+        pd.concat([cosines, readouts]),
+    )
+
+
+def test_scripts_run_alone_without_torch_and_redraw_the_same_bytes(results: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    arguments = [",".join(NAMES), str(REPOSITORY / "analysis"), str(results), str(first)]
+    run = subprocess.run([sys.executable, "-c", RUN_ALL, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for name in NAMES:
+        script = importlib.import_module(f"analysis.plot_{name}")
+        assert script.main(["--results", str(results), "--out", str(second), "--format", "pdf"]) == 0
+        assert {f"{name}.pdf", f"{name}.csv"} <= {path.name for path in second.iterdir()}
+    assert sorted(path.name for path in first.iterdir()) == sorted(path.name for path in second.iterdir())
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_records_are_one_line_with_the_command_to_type(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = importlib.import_module(f"analysis.plot_{name}")
+    assert script.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: no {script.SCRIPT.experiment} sweep in ")
+    assert f"`{script.SCRIPT.make_command}`" in error
+    assert error.count("\n") == 1

@@ -77,6 +77,13 @@ def read_file(file: Path, runs: dict[str, MirroredRun]) -> None:
         run.read_file = lambda name: (files / name).read_bytes()
 
 
+def is_ended(file: Path) -> bool:
+    """Whether the run of `file` was closed, and all of it is written."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    return file.is_file() and any(Record.FromString(content).HasField("exit") for content in _records(file))
+
+
 def _update(target: dict[str, Any], items: Iterable[Any]) -> None:
     """Take over keys and values; a nested key is the way to a value."""
     for item in items:

@@ -16,11 +16,13 @@ from sweeper.identity import format_rate
 from sweeper.run_config import AnyRun, RunConfig
 from sweeper.sweep import Sweep
 from sweeper.tracking.mirrored import STEP
+from sweeper.tracking.offline import is_ended
 from sweeper.tracking.settings import Tracking
 
 MAX_ID = 128  # of wandb's ids and groups, characters
 OFFLINE_SECONDS = 300.0  # before a server that did not answer is asked again
 FLUSH_SECONDS = 1.0  # what a kill can take from an offline file
+WRITE_SECONDS = 2.0  # for the end of a file to reach the disk
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class Session:
                 f"{self._tracking.base_url} did not take everything within {self._tracking.finish_timeout:g} s; "
                 f"`wandb sync {self._shown(self._run.settings.sync_dir)}` uploads it"
             )
+        deadline = time.monotonic() + WRITE_SECONDS
+        while not is_ended(Path(self._run.settings.sync_file)) and time.monotonic() < deadline:
+            time.sleep(0.005)  # the service writes its last block after it has answered
 
     def _open(self) -> wandb.Run:
         if self._tracking.mode == "online":

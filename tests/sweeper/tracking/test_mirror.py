@@ -258,7 +258,7 @@ def test_a_worker_that_is_killed_leaves_its_rows_and_no_process(
     worker.stdin.write(json.dumps({"run": str(rundir.path), "seat": {}}).encode() + b"\n")
     worker.stdin.flush()
     wandb = runs.root.parent / "wandb"
-    wait_until(lambda: list(wandb.glob("*/*.wandb")), "an offline file")
+    wait_until(lambda: list(wandb.glob("*/*.wandb")) and rundir.read_metrics(), "an offline file and a row")
     [mirroring] = children(worker.pid)
     recorded = len(rundir.read_metrics())
     worker.kill()

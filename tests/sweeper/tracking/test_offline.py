@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import UserError
-from sweeper.tracking.offline import BLOCK, FILE_HEADER, read_directory
+from sweeper.tracking.offline import BLOCK, FILE_HEADER, is_ended, read_directory
 from sweeper.tracking.session import Entry, Session
 from sweeper.tracking.settings import Tracking
 
@@ -25,6 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     session.close(finished=True)
     [file] = root.rglob("*.wandb")
     assert file.stat().st_size > 2 * BLOCK
+    assert is_ended(file)
     return file
 
 
@@ -49,6 +50,7 @@ def test_a_torn_file_gives_what_is_whole(kept: int, written: Path, tmp_path: Pat
     steps = [list(run.history()) for run in found]
     assert steps in ([], [list(range(len(steps[0]) if steps else 0))])
     assert bool(steps and steps[0]) == (kept >= BLOCK - 3)
+    assert not is_ended(next(tmp_path.rglob("*.wandb")))
 
 
 @pytest.mark.parametrize("at", [0, 4, 6, len(FILE_HEADER), len(FILE_HEADER) + 6, len(FILE_HEADER) + 20, BLOCK + 100])

@@ -55,16 +55,15 @@ class DataView:
             for task in self._live.task_ids:
                 self._live.remove_task(task)
             self._live.add_task(progress.stage, total=progress.total, pace="")
-        pace, completed = self._pace(progress), progress.before + progress.done
+        seconds, completed = time.monotonic() - self._began, progress.before + progress.done
+        pace = left = ""
+        if progress.done and seconds:
+            rate = progress.done / seconds
+            pace = f"{progress.tokens / seconds:,.0f} tokens/s · {rate / 1e6:.1f} MB/s"
+            left = f" · left {timedelta(seconds=round((progress.total - completed) / rate))}"
         for task in self._live.task_ids:
-            self._live.update(task, completed=completed, pace=pace)
-        if not self._console.is_terminal and time.monotonic() - self._said > PLAIN_SECONDS:
-            self.say(f"{progress.stage} {completed / progress.total:.0%} {pace}")
-
-    def _pace(self, progress: DataProgress) -> str:
-        seconds = time.monotonic() - self._began
-        if not progress.done or not seconds:
-            return ""
-        rate = progress.done / seconds
-        left = timedelta(seconds=round((progress.total - progress.before - progress.done) / rate))
-        return f"{progress.tokens / seconds:,.0f} tokens/s · {rate / 1e6:.1f} MB/s · left {left}"
+            self._live.update(task, completed=completed, pace=pace + left)
+        if progress.done and completed == progress.total:
+            self.say(f"{progress.stage} took {seconds:.1f} s · {pace}")
+        elif not self._console.is_terminal and time.monotonic() - self._said > PLAIN_SECONDS:
+            self.say(f"{progress.stage} {completed / progress.total:.0%} · {pace}{left}")

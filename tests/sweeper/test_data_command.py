@@ -67,13 +67,22 @@ def test_what_cannot_be_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_tells_rate_and_time_left(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        (200_000_000, ["tokenizing", "75%", "2,500,000 tokens/s", "10.0 MB/s", "left 0:00:10"]),
+        (300_000_000, ["tokenizing took 20.0 s", "3,750,000 tokens/s", "15.0 MB/s"]),
+    ],
+)
+def test_progress_tells_rate_and_time_left(
+    terminal: bool, done: int, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 0.0
     monkeypatch.setattr("sweeper.data_view.time.monotonic", lambda: now)
     screen = io.StringIO()
     with DataView(Console(file=screen, force_terminal=terminal, width=120)) as view:
         view.watch(Progress("tokenizing", total=400_000_000, before=100_000_000, done=0, tokens=0))
         now = 20.0
-        view.watch(Progress("tokenizing", total=400_000_000, before=100_000_000, done=200_000_000, tokens=50_000_000))
-    for told in ("tokenizing", "75%", "2,500,000 tokens/s", "10.0 MB/s", "left 0:00:10"):
-        assert told in screen.getvalue()
+        view.watch(Progress("tokenizing", total=400_000_000, before=100_000_000, done=done, tokens=done // 4))
+    for text in told:
+        assert text in screen.getvalue()

@@ -37,7 +37,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers."""
     cells = cells[cells["panel"].isin(PANELS)]
     measured = probe.measurements(cells, sources.load_curves(args, cells))
-    ranges = probe.growth_table(measured, "residual_rms", updates=range(int(measured["updates"].max()) + 1))
+    ranges = probe.range_table(measured, "residual_rms")
     figure = draw(cells, probe.average_seeds(measured), ranges)
     tables = {"fig2": measured.drop(columns="update_rms"), "fig2-range": ranges}
     return script.Drawing(figure, tables, lambda console: print_ranges(ranges, console))

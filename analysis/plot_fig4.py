@@ -34,7 +34,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     cells = updates.looped(cells)
     measured = probe.measurements(cells, sources.load_curves(args, cells))
     measured = measured[measured["updates"] == 1]
-    slopes = probe.growth_table(measured, "update_rms", updates=[1])
+    slopes = probe.growth_table(measured, "update_rms")
     tables = {"fig4": measured.drop(columns="residual_rms"), "fig4-slopes": slopes}
     figure = draw(cells, probe.average_seeds(measured), slopes)
     return script.Drawing(figure, tables, lambda console: updates.print_growth(slopes, console))

@@ -30,7 +30,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     cells = updates.looped(cells)
     measured = probe.measurements(cells, sources.load_curves(args, cells))
     measured = measured[measured["updates"] > 0]
-    slopes = probe.growth_table(measured, "update_rms", updates=range(1, int(measured["updates"].max()) + 1))
+    slopes = probe.growth_table(measured, "update_rms")
     tables = {"fig9": measured.drop(columns="residual_rms"), "fig9-slopes": slopes}
     figure = draw(cells, probe.average_seeds(measured))
     return script.Drawing(figure, tables, lambda console: updates.print_growth(slopes, console))

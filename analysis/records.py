@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import sources
 from sweeper.errors import UserError
 
+LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the most telling first
 WITH_CURVES = ("init_probe",)
 WITH_READOUTS = ("increments", "lr_transfer")
 
@@ -40,13 +41,14 @@ class Records:
 
 
 def find_records(runs: Path, results: Path) -> list[Records]:
-    """Of every preset in `runs` (with the sweeps beside it) and in the directories of `results`, shipped ones first.
+    """Of every preset in `runs` (with the sweeps beside it) and in the directories of `results`, the largest first.
 
     Raises:
         UserError: if a table is broken.
     """
     found = [one for file in sorted(results.glob("**/cells.parquet")) for one in _stored(file.parent)]
-    return [*found, *_local(runs)]
+    found += _local(runs)
+    return sorted(found, key=lambda one: LADDER.index(one.preset) if one.preset in LADDER else len(LADDER))
 
 
 def _stored(directory: Path) -> Iterator[Records]:

@@ -126,4 +126,5 @@ def _per_seed(records: Records, panel: str, metric: str, steps: range) -> tuple[
 
 
 def _fold(octaves: Estimate) -> str:
-    return as_text(Estimate(2**octaves.value, 2**octaves.low, 2**octaves.high), ".2f").replace(" (", "× (", 1)
+    value, _, interval = as_text(Estimate(2**octaves.value, 2**octaves.low, 2**octaves.high), ".2f").partition(" ")
+    return f"{value}× {interval}".rstrip()

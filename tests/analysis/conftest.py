@@ -226,3 +226,17 @@ def cell_table() -> Callable[..., pd.DataFrame]:
 def with_state() -> Callable[[pd.DataFrame, str, str], pd.DataFrame]:
     """`set_state`, for tables of which some cells are not done."""
     return set_state
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stored results of every experiment in one directory."""
+    (probes, probe_curves), (increments, cosines) = make_probes(seeds=(0, 1)), make_increments()
+    (theory, draws), trained = make_theory(), make_cells().assign(preset="paper")
+    readouts = make_readouts(trained[trained["base_lr"] == 1.25e-3])
+    return write_tables(
+        tmp_path_factory.mktemp("results"),
+        pd.concat([probes, increments, theory, make_exponents(), trained]),
+        pd.concat([probe_curves, draws]),
+        pd.concat([cosines, readouts]),
+    )

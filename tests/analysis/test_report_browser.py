@@ -2,16 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import gallery, report
 
 WIDTHS = (390, 1440)
+EXPERIMENTS = (("lr_transfer",), ("init_probe", "increments", "theory", "exponent"))  # of preset paper, of quick
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,10 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page_file(cell_table: Callable[..., pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with every figure there is."""
     root = tmp_path_factory.mktemp("page")
-    (root / "results").mkdir()
-    cell_table(seeds=(0, 1)).to_parquet(root / "results" / "cells.parquet")
-    options = ["--runs", str(root / "none"), "--results", str(root / "results"), "--out", str(root)]
-    assert report.main(options) == 0
+    assert report.main(["--runs", str(root / "none"), "--results", str(results), "--out", str(root)]) == 0
     return root / "report.html"
 
 
@@ -59,9 +57,10 @@ def page(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Itera
 
 def test_every_figure_is_visible_and_nothing_overflows(page: Any) -> None:
     width = page.viewport_size["width"]
-    figures = page.locator("figure")
-    assert figures.count() >= 1
-    for figure in figures.all():
+    assert [title.split("\n")[0] for title in page.locator("figcaption").all_inner_texts()] == [
+        script.title for experiments in EXPERIMENTS for script in gallery.SCRIPTS if script.experiment in experiments
+    ]
+    for figure in page.locator("figure").all():
         drawing = figure.locator("svg")
         drawing.scroll_into_view_if_needed()
         assert drawing.is_visible()
@@ -100,6 +99,6 @@ def test_tables_are_sorted_by_number_from_the_keyboard(page: Any) -> None:
 
 def test_claims_can_be_read_and_unfolded(page: Any) -> None:
     row = page.locator("#fig5-transfer")
-    assert row.locator(".badge").is_visible()
+    assert all(badge.is_visible() for badge in row.locator(".badge").all())
     row.locator("summary").press("Enter")
     assert row.locator("dl").is_visible()

@@ -3,10 +3,8 @@
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 NAMES = ("fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "theory", "exponent")
@@ -22,29 +20,6 @@ for name in names.split(","):
         assert end.code == 0, name
 assert "torch" not in sys.modules
 """
-
-
-@pytest.fixture(scope="module")
-def results(
-    store: Callable[..., Path],
-    probe_tables: Callable[..., tuple[pd.DataFrame, pd.DataFrame]],
-    increment_tables: Callable[..., tuple[pd.DataFrame, pd.DataFrame]],
-    theory_tables: Callable[..., tuple[pd.DataFrame, pd.DataFrame]],
-    exponent_table: Callable[..., pd.DataFrame],
-    cell_table: Callable[..., pd.DataFrame],
-    readout_table: Callable[[pd.DataFrame], pd.DataFrame],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Stored results of every experiment in one directory."""
-    (probes, probe_curves), (increments, cosines) = probe_tables(seeds=(0, 1)), increment_tables()
-    (theory, draws), trained = theory_tables(), cell_table().assign(preset="paper")
-    readouts = readout_table(trained[trained["base_lr"] == 1.25e-3])
-    return store(
-        tmp_path_factory.mktemp("results"),
-        pd.concat([probes, increments, theory, exponent_table(), trained]),
-        pd.concat([probe_curves, draws]),
-        pd.concat([cosines, readouts]),
-    )
 
 
 def test_scripts_run_alone_without_torch_and_redraw_the_same_bytes(results: Path, tmp_path: Path) -> None:

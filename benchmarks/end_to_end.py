@@ -69,6 +69,7 @@ def quick_sweep(scratch: Path) -> dict[str, Any]:
             part: round(sum(result["seconds"][part] for result in finished), 1) for part in finished[0]["seconds"]
         },
         "peak_worker_gib": round(max(result["peak_rss_bytes"] for result in finished) / 2**30, 3),
+        "idle_seconds_at_the_end": round(_idle_at_the_end(scratch / "runs"), 1),
         "second_time_seconds": round(_timed(command), 2),
     }
     after = [RunDir(path).result() for path in (scratch / "runs").glob("L*")]
@@ -152,6 +153,15 @@ def _timed(command: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr)
     return time.perf_counter() - began
+
+
+def _idle_at_the_end(runs: Path) -> float:
+    """Seconds that workers had nothing left to do while the last one worked.
+
+    The last `CORES` runs to finish are the workers' last ones: whoever had finished earlier would have taken another.
+    """
+    finished = sorted(path.stat().st_mtime for path in runs.glob("*/result.json"))
+    return sum(finished[-1] - moment for moment in finished[-CORES:])
 
 
 def _losses(path: Path) -> list[tuple[int, float]]:

@@ -147,12 +147,16 @@ class ValidationSection:
 
 @dataclass
 class ExecutionSection:
-    """How runs are carried out; none of this changes what a run is."""
+    """How runs are carried out; none of this changes what a run is.
+
+    Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` decides it by hand.
+    """
 
     device: str = MISSING
     micro_batch: int = MISSING
     compile: bool = MISSING
-    recompute: bool = MISSING
+    recompute: bool | None = None
+    memory_gib: float | None = None
     threads: int = MISSING
     log_every: int = MISSING
     checkpoint_every: int = MISSING

@@ -1,7 +1,10 @@
-"""Which GPUs this process may use, without asking a driver."""
+"""Which GPUs this process may use, without asking a driver, and how fast they are."""
 
 import os
+import re
 from pathlib import Path
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, of the SXM boards
 
 
 def visible_gpus() -> list[str]:
@@ -10,3 +13,13 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         return [name for name in chosen.split(",") if name]
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def peak_flops(name: str) -> float | None:
+    """Peak rate of a GPU by the name its driver gives, in FLOP/s; None if it is not known.
+
+    H100s on PCIe and in NVL pairs are slower than the SXM board and count as unknown.
+    """
+    if re.search("H100 (PCIe|NVL)", name):
+        return None
+    return next((rate for board, rate in PEAK_FLOPS.items() if re.search(rf"\b{board}\b", name)), None)

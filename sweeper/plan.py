@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sweeper.flops import PEAK_FLOPS
+from sweeper.gpus import PEAK_FLOPS
 from sweeper.records import FINISHED, RunStatus, State
 from sweeper.resolve import ResolvedRun
 from sweeper.run_config import AnyRun

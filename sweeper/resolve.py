@@ -11,6 +11,7 @@ from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table
 from sweeper.config import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
+from sweeper.memory import needs_recompute
 from sweeper.run_config import KINDS, AnyRun, Execution, ProbeConfig, RunConfig, TheoryConfig
 from sweeper.schedule import Schedule
 from sweeper.tracking.settings import MODES, Tracking
@@ -77,9 +78,7 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         "d_model": tree.theory.d_model if tree.kind == TheoryConfig.KIND else tree.model.d_model,
         "seed": tree.seed,
     }
-    tracking = Tracking(**vars(tree.tracking))
-    execution = Execution(**vars(tree.execution), validate_every=tree.validation.every, tracking=tracking)
-    return ResolvedRun(config=run, execution=execution, axes=axes)
+    return ResolvedRun(config=run, execution=_execution(tree, run), axes=axes)
 
 
 def depth_warning(axes: dict[str, Any]) -> str | None:
@@ -165,6 +164,16 @@ def _probe(tree: Config) -> ProbeConfig:
     )
 
 
+def _execution(tree: Config, run: AnyRun) -> Execution:
+    fields = vars(tree.execution).copy()
+    budget = fields.pop("memory_gib")
+    if fields["recompute"] is None:
+        exceeded = isinstance(run, RunConfig) and needs_recompute(run, tree.execution.micro_batch, budget)
+        fields["recompute"] = exceeded
+    tracking = Tracking(**vars(tree.tracking))
+    return Execution(**fields, validate_every=tree.validation.every, tracking=tracking)
+
+
 def _theory(tree: Config) -> TheoryConfig:
     n_loops, n_layers = tree.model.n_loops, tree.model.n_layers
     return TheoryConfig(
@@ -203,7 +212,7 @@ def _positive_values(tree: Config) -> dict[str, float]:
         "optimizer": ("base_lr", "init_std", "eps", "grad_clip"),
         "batch": ("sequences", "seq_len"),
         "validation": ("tokens", "every"),
-        "execution": ("micro_batch", "threads", "log_every", "checkpoint_every"),
+        "execution": ("micro_batch", "memory_gib", "threads", "log_every", "checkpoint_every"),
         "scaling": ("ref_layers", "multiplier"),
         "probe": ("increment_layers",),
         "theory": ("d_model", "draws"),

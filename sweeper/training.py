@@ -115,6 +115,7 @@ class Trainer:
             )
         self.device = prepare_device(execution, config.precision)
         self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
+        self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
         model = LoopedTransformer(config.model, recompute=execution.recompute)
         initialize_(model, config.table, config.seed)
         self.model = model.to(self.device)
@@ -204,8 +205,7 @@ class Trainer:
     def train_step(self) -> dict[str, float] | None:
         """One optimizer step; its line of metrics where one is due.
 
-        On a CPU every step's loss is looked at, so that a run stops where it leaves the numbers. On a GPU that
-        would wait for the device in every step: there it is looked at when a line is due.
+        Where every loss is read, a run stops at the step where it leaves the numbers; elsewhere when a line is due.
         """
         config = self.config
         rows = self._batches(self.step)
@@ -223,7 +223,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         due = self.step % self.execution.log_every == 0 or self.step == config.schedule.steps
-        if due or (self.device.type == "cpu" and not math.isfinite(loss.item())):
+        if due or (self.reads_every_loss and not math.isfinite(loss.item())):
             rate = config.table[0].lr * factor
             return {"step": self.step, "loss": loss.item(), "grad_norm": norm.item(), "base_lr": rate}
         return None

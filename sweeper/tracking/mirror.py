@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import UserError
-from sweeper.flops import peak_flops
+from sweeper.gpus import peak_flops
 from sweeper.redact import redact
 from sweeper.run_config import AnyRun, Execution, RunConfig
 from sweeper.rundir import RunDir

@@ -40,6 +40,7 @@ CASES = {
     "no loop counts": (["grid.n_loops=[]"], "n_loops"),
     "no seeds": (["grid.seeds=[]"], "seed"),
     "micro batch": (["execution.micro_batch=3"], "batch.sequences=4 is not a multiple of execution.micro_batch=3"),
+    "no memory": (["execution.memory_gib=0"], "execution.memory_gib=0.0 must be positive"),
     "negative init": (["optimizer.init_std=-1"], "optimizer.init_std=-1.0 must be positive"),
     "vocabulary": (
         ["model.vocab_size=300", "data.tokenizer.vocab_size=512"],

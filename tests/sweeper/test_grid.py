@@ -126,6 +126,13 @@ class TestPaper:
             assert (config.betas, config.grad_clip, config.seed) == ((0.9, 0.95), 1.0, 0)
             assert (config.precision, config.diverged_above) == ("bf16", 4.0)
 
+    def test_activations_are_recomputed_only_where_memory_asks_for_it(self, paper_runs) -> None:
+        by_shape = {
+            (run.config.model.n_layers, run.config.model.n_loops): run.execution.recompute for run in paper_runs
+        }
+        assert not by_shape[12, 1]
+        assert by_shape[48, 8]
+
     def test_per_tensor_numbers_at_48_layers(self, paper_runs) -> None:
         """m_L = 4 halves the blocks' own rate and AdamW ε."""
         [run] = [r for r in paper_runs if (r.axes["panel"], r.axes["n_loops"], r.axes["base_lr"]) == ("d", 8, 1.25e-3)]
@@ -185,6 +192,12 @@ def test_rates_given_as_an_axis_are_checked_too() -> None:
     for rates in ("2e-3", "1e-3"), ("1e-3", "-1"), ("1e-3", "many"):
         with pytest.raises(UserError, match=r"optimizer\.base_lr=\["):
             check_axes([[f"optimizer.base_lr={rate}"] for rate in rates])
+
+
+@pytest.mark.parametrize("by_hand", ["true", "false"])
+def test_recomputation_can_be_decided_by_hand(by_hand) -> None:
+    budgets = capture("preset=smoke", "execution.memory_gib=1e-6,100", f"execution.recompute={by_hand}").runs()
+    assert [run.execution.recompute for run in budgets] == [by_hand == "true"] * 2
 
 
 class TestProbes:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import parameter_table
 from sweeper.errors import UserError
@@ -198,6 +199,53 @@ def test_a_vocabulary_smaller_than_the_datas_is_an_error(runs, run_config) -> No
     small = replace(run_config, model=replace(run_config.model, vocab_size=299))
     with pytest.raises(UserError, match=r"model\.vocab_size=299 is smaller than the data's vocabulary of 300"):
         runs.train(small)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a tensor's value is asked for: on a GPU each waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("reads_every_loss", [True, False])
+def test_a_step_without_a_due_line_reads_no_value_where_reading_waits(
+    runs, run_config, execution, run_data, reads_every_loss
+) -> None:
+    trainer = Trainer(RunDir(runs.root), run_config, replace(execution, log_every=5), run_data)
+    assert trainer.reads_every_loss  # on a CPU, where it is free
+    trainer.reads_every_loss = reads_every_loss
+    with HostReads() as reads:
+        assert trainer.train_step() is None
+    assert (reads.count > 0) == reads_every_loss  # the first shows that the probe would see one
+
+
+@pytest.fixture
+def first_losses(runs, run_config, execution, run_data) -> dict[str, float]:
+    """Loss of the first step by precision."""
+    configs = {name: replace(run_config, precision=name) for name in ("fp32", "bf16")}
+    trainers = {name: Trainer(RunDir(runs.root), config, execution, run_data) for name, config in configs.items()}
+    return {name: trainer.train_step()["loss"] for name, trainer in trainers.items()}
+
+
+def test_bf16_rounds_the_loss_and_no_more(first_losses) -> None:
+    assert first_losses["bf16"] == pytest.approx(first_losses["fp32"], rel=1e-2)  # bf16 keeps 8 bits
+    assert first_losses["bf16"] != first_losses["fp32"]
+
+
+def test_under_bf16_weights_gradients_and_moments_stay_fp32(runs, run_config, execution, run_data) -> None:
+    trainer = Trainer(RunDir(runs.root), replace(run_config, precision="bf16"), execution, run_data)
+    gradients: list[torch.dtype] = []
+    for parameter in trainer.model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad.dtype))
+    trainer.train_step()
+    moments = [value.dtype for state in trainer.optimizer.state.values() for value in state.values()]
+    weights = [parameter.dtype for parameter in trainer.model.parameters()]
+    assert len(gradients) == len(weights)
+    assert {*weights, *gradients, *moments} == {torch.float32}
 
 
 def carry_out(rundir: RunDir, data_root: Path, stop: threading.Event | None = None) -> tuple[Outcome, str]:

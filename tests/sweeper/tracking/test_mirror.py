@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from sweeper.export import readouts_table
-from sweeper.flops import peak_flops
 from sweeper.outcome import Outcome
 from sweeper.sweep import Sweep
 from sweeper.tracking import mirror
@@ -85,8 +84,6 @@ def test_utilisation_is_what_was_computed_over_the_gpus_peak(train: Train, run_c
     summary = in_files(trained).summary
     flops = (run_config.flops + run_config.attention_flops) / run_config.total_tokens
     assert summary["mfu"] == pytest.approx(summary["tokens_per_second"] * flops / 2e12, rel=1e-12)
-    named = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA GeForce GTX 970": None}
-    assert {name: peak_flops(name) for name in named} == named
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])

@@ -72,7 +72,9 @@ def norms_converge(records: Records) -> Finding:
     octaves = np.log2(final["mean"]).groupby([final["seed"], final["n_layers"]]).agg(lambda of: of.max() - of.min())
     spread = mean_over_seeds(octaves.groupby("seed").max().to_numpy(dtype=float))
     fold = Estimate(2**spread.value, 2**spread.low, 2**spread.high)
-    return judge(spread, high=NORM_OCTAVES).saying(f"largest ratio within a depth {as_text(fold, '.2f')}")
+    return judge(spread, high=NORM_OCTAVES, reason="interval spans √2").saying(
+        f"largest ratio within a depth {as_text(fold, '.2f')}"
+    )
 
 
 def _early(matrix: Floats) -> Floats:

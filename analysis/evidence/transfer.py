@@ -117,9 +117,10 @@ def _estimate(row: Any, name: str) -> Estimate:
 
 def _same(shift: Estimate, rows: list[Row]) -> Finding:
     """Whether the shift is within ± `SAME_OCTAVES`; an open interval is put down to the edge optima among `rows`."""
-    edges = ", ".join(f"L = {row['n_layers']}, N = {row['n_loops']}" for row in rows if row["flag"])
+    flagged = [f"L = {row['n_layers']}, N = {row['n_loops']}" for row in rows if row["flag"]]
+    edges = f"edge optimum at {'; '.join(flagged)}" if len(flagged) < 3 else f"edge optima on {len(flagged)} curves"
     is_open = math.isinf(shift.low) or math.isinf(shift.high)
-    return judge(shift, -SAME_OCTAVES, SAME_OCTAVES, reason=f"edge optimum at {edges}" if edges and is_open else "")
+    return judge(shift, -SAME_OCTAVES, SAME_OCTAVES, reason=edges if flagged and is_open else "")
 
 
 def _opposite(finding: Finding) -> Finding:
@@ -128,8 +129,8 @@ def _opposite(finding: Finding) -> Finding:
 
 
 def _shift_text(row: Row, shift: Estimate) -> str:
-    """The shift, or where neither it nor an interval is known, that of the grid minima."""
-    known = shift.has_interval or not math.isnan(shift.value)
+    """The shift, or where neither it nor a limit of it is known, that of the grid minima."""
+    known = any(math.isfinite(value) for value in (shift.value, shift.low, shift.high))
     return as_text(shift, "+.2f") if known else f"{as_text(Estimate(row['shift_octaves']), '+.2f')} (on the grid)"
 
 

@@ -67,7 +67,8 @@ def not_measured(why: str) -> Finding:
 def judge(estimate: Estimate, low: float = -math.inf, high: float = math.inf, reason: str = "") -> Finding:
     """Holds where the whole interval is in [low, high], fails where none of it is, else inconclusive.
 
-    An infinite value stands for divergence and needs no interval. `reason`: known cause of an open interval.
+    An infinite value stands for divergence and needs no interval. `reason` is given, where the verdict is inconclusive,
+    in place of the bound that the interval spans.
     """
     value = estimate.value
     if math.isinf(value):

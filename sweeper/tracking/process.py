@@ -73,10 +73,10 @@ class RunMirror:
         self.catch_up()
         result = self.rundir.result()
         if result is not None:
-            for name, values in self.rundir.readouts().items():
-                self._session.log_table(result["step"], f"readouts/{name}", COLUMNS, readout_rows(**values))
             step_time = result["seconds"]["step"] / result["step"] if result["step"] else 0.0
             self._session.summarize(result=result, **(self._speed(self._batch_tokens / step_time) if step_time else {}))
+            for name, values in self.rundir.readouts().items():
+                self._session.log_table(result["step"], f"readouts/{name}", COLUMNS, readout_rows(**values))
         self._session.close(finished=result is not None)
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:

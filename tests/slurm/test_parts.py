@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import plot_fig5, sources, transfer
+from analysis import sources, states, transfer
 from sweeper.attempts import PerCheckpoint
 from sweeper.errors import UserError
 from sweeper.lock import RunLock, RunOwned
@@ -139,7 +139,7 @@ def test_directory_is_the_truth_and_slurm_explains_the_rest(seen: RunStatus, job
 
 
 def test_figures_know_every_state() -> None:
-    assert set(sources.STATES) == set(transfer.STATE_ORDER) == set(plot_fig5.STATE_MARKERS) | {"done"} == set(State)
+    assert set(sources.STATES) == set(transfer.STATE_ORDER) == set(states.STATE_MARKERS) | {"done"} == set(State)
 
 
 @given(sequences=st.integers(1, 8), size=st.sampled_from([1, 2, 4, 8]))

@@ -77,7 +77,7 @@ def cancel_and_retry(lab: Lab) -> None:
 def wait_for_the_limit(lab: Lab) -> None:
     with lab.held():
         lab.until(lambda: "stopping" in lab.job_log(), "warning of the limit")
-    lab.until_job("PENDING")
+    lab.until(lambda: lab.restarts() == 1, "restart")  # it may wait in the queue for no longer than a moment
     # How long another minute is depends on the machine; with an hour, one restart is all there may be.
     lab.slurm("scontrol", "update", f"JobId={lab.job()}", "TimeLimit=60")
 

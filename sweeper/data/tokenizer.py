@@ -1,7 +1,7 @@
 """The tokenizers: a byte-level BPE trained on the training split, the published Llama 3 one, or a file of one's own.
 
 Llama 3's ranks go through tiktoken, one thread a process: the same merges in `tokenizers` give the same tokens several
-times slower, and tiktoken's own threads are slower than none (benchmarks/data.md).
+times slower, and tiktoken's own threads are slower than none (`benchmarks/data.py tokenizers` compares them).
 """
 
 import base64

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 
-from analysis import gallery, report_tables
+from analysis import gallery, report_tables, style
 from analysis.claims import CLAIMS, assess
 from analysis.evidence.verdict import Finding, Verdict
 from analysis.gallery import Drawing
@@ -100,8 +100,7 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
         "paper": {"title": PAPER_TITLE, "address": PAPER_ADDRESS},
     }
     files = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with style.writing_to(out):
         for name, escapes in (("report.html", True), ("report.md", False)):
             loader = jinja2.FileSystemLoader(TEMPLATES)
             environment = jinja2.Environment(
@@ -115,9 +114,6 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
             file = out / name
             file.write_text(environment.get_template(f"{name}.j2").render(context), encoding="utf-8")
             files.append(file)
-    except OSError as error:
-        why = error.strerror or error
-        raise UserError(f"--out: cannot write to {out} ({why}); give another directory") from error
     return files
 
 

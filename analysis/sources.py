@@ -175,13 +175,11 @@ class LocalSweep:
 def local_sweeps(runs: Path) -> list[LocalSweep]:
     """The sweeps beside directory `runs`, the one last submitted last."""
     from sweeper.export import describe, finished_results
-    from sweeper.sweep import Sweep
+    from sweeper.sweep import Sweep, manifests
 
-    files = sorted((runs.parent / "sweeps").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
     found = []
-    for sweep in map(Sweep.load, files):
-        command = f"loopsweep submit +sweep={sweep.experiment} preset={sweep.preset}"
-        provenance = describe(sweep, finished_results(sweep, runs), command)
+    for sweep in map(Sweep.load, manifests(runs.parent / "sweeps")):
+        provenance = describe(sweep, finished_results(sweep, runs), sweep.command)
         found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, provenance))
     return found
 

@@ -113,7 +113,7 @@ def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[P
     undated: dict[str, dict[str, str | None]] = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     undated["svg"] = {"Date": None, "Creator": None}
     files = [out / f"{stem}.{name}" for name in formats]
-    with _writing_to(out):
+    with writing_to(out):
         for name, file in zip(formats, files, strict=True):
             figure.savefig(file, format=name, metadata=undated[name])
     return files
@@ -122,13 +122,14 @@ def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[P
 def save_csv(table: pd.DataFrame, out: Path, stem: str) -> Path:
     """Write `out/stem.csv` in full precision, NaN as an empty field; raises `UserError` as `save` does."""
     file = out / f"{stem}.csv"
-    with _writing_to(out):
+    with writing_to(out):
         table.to_csv(file, index=False, lineterminator="\n")
     return file
 
 
 @contextmanager
-def _writing_to(out: Path) -> Iterator[None]:
+def writing_to(out: Path) -> Iterator[None]:
+    """`out`, made if missing; raises `UserError` where it cannot be written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield

@@ -20,7 +20,7 @@ import torch
 from model import ModelConfig, ParameterRow, parameter_table
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
 from sweeper.probe import Probe
-from sweeper.readouts import stream_readouts
+from sweeper.readouts import stream_readouts, stream_states
 from sweeper.run_config import Execution, ProbeConfig
 from sweeper.rundir import RunDir
 
@@ -98,20 +98,15 @@ def per_token(probe: Probe) -> torch.Tensor:
     return torch.tensor(stream_readouts(probe.model, [probe.rows])["increment_cosine"]["mean"])
 
 
-@torch.no_grad()
-def states(probe: Probe) -> torch.Tensor:
-    seen: list[torch.Tensor] = []
-    probe.model(probe.rows[:, :-1], probe.rows[:, 1:], observe=lambda _, h: seen.append(h))
-    return torch.stack(seen)
-
-
 def flattened(probe: Probe) -> torch.Tensor:
-    increments = torch.nn.functional.normalize(states(probe).diff(dim=0).flatten(1), dim=-1)
+    increments = torch.nn.functional.normalize(
+        torch.stack(stream_states(probe.model, probe.rows)).diff(dim=0).flatten(1), dim=-1
+    )
     return increments @ increments.T
 
 
 def stream_rms(probe: Probe) -> float:
-    return float(states(probe)[-1].square().mean().sqrt())
+    return float(stream_states(probe.model, probe.rows)[-1].square().mean().sqrt())
 
 
 def some_text(vocabulary: int) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+CHUNK_LOGITS = 2**26  # that the head has alive at once: 256 MiB in fp32
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_LOGITS = 2**26  # logits alive at once: 256 MiB in fp32
+from model.config import CHUNK_LOGITS
 
 
 def _score_(logits: Tensor, targets: Tensor, n_tokens: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from sweeper.errors import UserError
 from sweeper.records import RunStatus, State, sweep_rows
 from sweeper.rundir import RunDir
 from sweeper.status import MOVING, status_table, sweep_status, watch
-from sweeper.sweep import Sweep
+from sweeper.sweep import Sweep, manifests
 
 RETRIED = (State.FAILED, State.LOST, State.TIMEOUT)
 STORIES = (*RETRIED, State.RUNNING)  # whose logs are shown unless a run is named
@@ -144,8 +144,7 @@ class SweepCommands:
         else:
             from sweeper.export import export_sweep
 
-            made = command or f"loopsweep submit +sweep={self.sweep.experiment} preset={self.sweep.preset}"
-            export_sweep(self.sweep, cells, self.runs, out, made)
+            export_sweep(self.sweep, cells, self.runs, out, command or self.sweep.command)
         self.console.print(f"wrote {len(cells)} cells to {out}")
 
     def _statuses(self) -> dict[str, RunStatus]:
@@ -172,10 +171,10 @@ def export_mirrored(server: str | None, directory: Path | None, name: str | None
 
 
 def _newest(sweeps: Path) -> Path:
-    manifests = sorted(sweeps.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if not manifests:
+    known = manifests(sweeps)
+    if not known:
         raise UserError(f"no sweep in {sweeps}; submit one: make sweep-lr-transfer")
-    return manifests[-1]
+    return known[-1]
 
 
 def _options(changes: Sequence[str]) -> dict[str, object]:

@@ -100,7 +100,7 @@ class WidthSection:
 
 
 @dataclass
-class ProbeSection:
+class ProbeSection(WidthSection):
     """A run of kind `probe`, and the preset's shape and axes of a sweep of them.
 
     `depth` is what the panel counts, loops or layers. `increment_layers` layers make one of the increments whose
@@ -110,10 +110,6 @@ class ProbeSection:
     depth: int = 1
     increment_layers: int | None = None
     vocab_size: int = MISSING
-    d_model: int = MISSING
-    n_heads: int = MISSING
-    mlp_dim: int = MISSING
-    init_std: float = MISSING
     copies: WidthSection = field(default_factory=WidthSection)
     depths: list[int] = MISSING
     seeds: list[int] = MISSING

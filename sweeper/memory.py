@@ -1,10 +1,10 @@
 """How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
 
 from model import ModelConfig
+from model.config import CHUNK_LOGITS
 from sweeper.run_config import RunConfig
 
 GIB = 2**30
-CHUNK_LOGITS = 2**26  # of `model.loss`, which needs PyTorch
 
 
 def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> int:

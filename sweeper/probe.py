@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import LoopedTransformer, initialize_, parameter_groups
 from sweeper.metrics import MetricsFile
 from sweeper.readouts import stream_readouts
 from sweeper.run_config import Execution, ProbeConfig
 from sweeper.rundir import RunDir
-from sweeper.training import Progress, Reporter, Since, outcome, prepare_device
+from sweeper.training import Progress, Reporter, Since, initialized, outcome, prepare_device
 
 
 def random_rows(config: ProbeConfig) -> Tensor:
@@ -37,12 +36,7 @@ class Probe:
     def __init__(self, rundir: RunDir, config: ProbeConfig, execution: Execution) -> None:
         self.device = prepare_device(execution, precision="fp32")
         self.rundir, self.config = rundir, config
-        model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=config.increment_layers)
-        initialize_(model, config.table, config.seed)
-        self.model = model.to(self.device)
-        if execution.compile:
-            self.model.compile_blocks()
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.table), betas=config.betas, fused=True)
+        self.model, self.optimizer = initialized(config, execution, self.device, config.increment_layers)
         self.rows = random_rows(config).to(self.device)
 
     def run(self, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:

@@ -31,6 +31,14 @@ class _Moments:
 
 
 @torch.no_grad()
+def stream_states(model: LoopedTransformer, rows: Tensor) -> list[Tensor]:
+    """The residual stream (B, T, D) after the embedding and every segment, for rows (B, T + 1)."""
+    states: list[Tensor] = []
+    model(rows[:, :-1], rows[:, 1:], observe=lambda _, h: states.append(h))
+    return states
+
+
+@torch.no_grad()
 def stream_readouts(model: LoopedTransformer, batches: Iterable[Tensor]) -> dict[str, Any]:
     """Norms, increments and losses along the stream, over all tokens of `batches`.
 
@@ -45,7 +53,7 @@ def stream_readouts(model: LoopedTransformer, batches: Iterable[Tensor]) -> dict
     """
     norms, losses, cosines = _Moments(), _Moments(), _Moments()
     for rows in batches:
-        states = _stream(model, rows)
+        states = stream_states(model, rows)
         stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (B·T, S + 1, D)
         norms.add(stream.norm(dim=-1))
         losses.add(torch.stack([model.token_losses(h, rows[:, 1:]) for h in states], dim=-1))
@@ -56,9 +64,3 @@ def stream_readouts(model: LoopedTransformer, batches: Iterable[Tensor]) -> dict
         "loop_loss": losses.to_dict(),
         "increment_cosine": cosines.to_dict(),
     }
-
-
-def _stream(model: LoopedTransformer, rows: Tensor) -> list[Tensor]:
-    states: list[Tensor] = []
-    model(rows[:, :-1], rows[:, 1:], observe=lambda _, h: states.append(h))
-    return states

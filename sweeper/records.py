@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.lock import is_alive
 from sweeper.rundir import RunDir
-from sweeper.sweep import Sweep
+from sweeper.sweep import Sweep, manifests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,5 +151,4 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
 
 def latest_sweep(sweeps: Path, experiment: str) -> Path | None:
     """The most recently written manifest of `experiment`, or None."""
-    manifests = sorted(sweeps.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path for path in manifests if Sweep.load(path).experiment == experiment), None)
+    return next((path for path in reversed(manifests(sweeps)) if Sweep.load(path).experiment == experiment), None)

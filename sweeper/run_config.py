@@ -60,8 +60,40 @@ class _Run:
         return cls(**{key: _restored(key, value) for key, value in fields.items()})
 
 
+class _ModelRun(_Run):
+    """A run of the looped Transformer itself: what follows from its shape and its tokens."""
+
+    model: ModelConfig
+    seq_len: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run."""
+        raise NotImplementedError
+
+    @property
+    def residual_scale(self) -> float:
+        """ε."""
+        return self.model.residual_scale
+
+    @property
+    def applications(self) -> int:
+        """Blocks that a token passes through: L · N."""
+        return self.model.n_layers * self.model.n_loops
+
+    @property
+    def flops(self) -> float:
+        """6 · (P_block · L · N + P_head) · tokens."""
+        return training_flops(self.model, self.total_tokens)
+
+    @property
+    def attention_flops(self) -> float:
+        """6 · T · d · L · N · tokens."""
+        return attention_flops(self.model, self.total_tokens, self.seq_len)
+
+
 @dataclass(frozen=True)
-class RunConfig(_Run):
+class RunConfig(_ModelRun):
     """A training.
 
     Attributes:
@@ -104,16 +136,6 @@ class RunConfig(_Run):
         return self.schedule.steps
 
     @property
-    def residual_scale(self) -> float:
-        """ε."""
-        return self.model.residual_scale
-
-    @property
-    def applications(self) -> int:
-        """Blocks that a token passes through: L · N."""
-        return self.model.n_layers * self.model.n_loops
-
-    @property
     def batch_tokens(self) -> int:
         """Tokens in one optimizer step."""
         return self.batch_sequences * self.seq_len
@@ -124,23 +146,13 @@ class RunConfig(_Run):
         return self.batch_tokens * self.schedule.steps
 
     @property
-    def flops(self) -> float:
-        """6 · (P_block · L · N + P_head) · tokens."""
-        return training_flops(self.model, self.total_tokens)
-
-    @property
-    def attention_flops(self) -> float:
-        """6 · T · d · L · N · tokens."""
-        return attention_flops(self.model, self.total_tokens, self.seq_len)
-
-    @property
     def n_parallel(self) -> int:
         """Sequences of a batch."""
         return self.batch_sequences
 
 
 @dataclass(frozen=True)
-class ProbeConfig(_Run):
+class ProbeConfig(_ModelRun):
     """The first optimizer steps at a constant rate, on the same random tokens every step (Section 5.1).
 
     Attributes:
@@ -171,24 +183,9 @@ class ProbeConfig(_Run):
         return f"probe-L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
 
     @property
-    def residual_scale(self) -> float:
-        """ε."""
-        return self.model.residual_scale
-
-    @property
-    def applications(self) -> int:
-        """Blocks that a token passes through: L · N."""
-        return self.model.n_layers * self.model.n_loops
-
-    @property
-    def flops(self) -> float:
-        """6 · (P_block · L · N + P_head) · tokens."""
-        return training_flops(self.model, self.steps * self.sequences * self.seq_len)
-
-    @property
-    def attention_flops(self) -> float:
-        """6 · T · d · L · N · tokens."""
-        return attention_flops(self.model, self.steps * self.sequences * self.seq_len, self.seq_len)
+    def total_tokens(self) -> int:
+        """Tokens of all steps."""
+        return self.steps * self.sequences * self.seq_len
 
 
 @dataclass(frozen=True)

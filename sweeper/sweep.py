@@ -25,6 +25,11 @@ class Sweep:
     cells: tuple[dict[str, Any], ...]
 
     @property
+    def command(self) -> str:
+        """What makes a sweep of this name."""
+        return f"loopsweep submit +sweep={self.experiment} preset={self.preset}"
+
+    @property
     def run_ids(self) -> list[str]:
         """Distinct runs, in grid order: cells that are the same run count once."""
         return list(dict.fromkeys(cell["run_id"] for cell in self.cells))
@@ -56,3 +61,8 @@ class Sweep:
             return cls(**{**record, "cells": tuple(record["cells"])})
         except (TypeError, KeyError) as error:
             raise UserError(f"{path} is not a sweep manifest ({error}); submit the sweep again") from error
+
+
+def manifests(directory: Path) -> list[Path]:
+    """The manifests of all sweeps, the one last written last."""
+    return sorted(directory.glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))

@@ -23,7 +23,7 @@ from sweeper.errors import UserError
 from sweeper.metrics import MetricsFile
 from sweeper.ranks import ALONE, Ranks
 from sweeper.readouts import READOUT_TOKENS, stream_readouts
-from sweeper.run_config import Execution, RunConfig
+from sweeper.run_config import Execution, ProbeConfig, RunConfig
 from sweeper.rundir import RunDir
 
 REPORT_SECONDS = 0.5
@@ -55,6 +55,18 @@ def prepare_device(execution: Execution, precision: str) -> torch.device:
     torch.set_num_threads(execution.threads)
     torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
     return torch.device(execution.device)
+
+
+def initialized(
+    config: RunConfig | ProbeConfig, execution: Execution, device: torch.device, segment_layers: int | None = None
+) -> tuple[LoopedTransformer, torch.optim.AdamW]:
+    """The run's model before its first step, and the optimizer of its per-tensor table."""
+    model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=segment_layers)
+    initialize_(model, config.table, config.seed)
+    model = model.to(device)
+    if execution.compile:
+        model.compile_blocks()
+    return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
 
 
 class Since:
@@ -116,12 +128,7 @@ class Trainer:
         self.device = prepare_device(execution, config.precision)
         self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
         self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
-        model = LoopedTransformer(config.model, recompute=execution.recompute)
-        initialize_(model, config.table, config.seed)
-        self.model = model.to(self.device)
-        if execution.compile:
-            self.model.compile_blocks()
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.table), betas=config.betas, fused=True)
+        self.model, self.optimizer = initialized(config, execution, self.device)
         self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0
         self.val_loss = math.nan

@@ -10,7 +10,6 @@ import argparse
 import csv
 import dataclasses
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sweeper.probe import Probe
 from sweeper.readouts import stream_readouts, stream_states
 from sweeper.run_config import Execution, ProbeConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 
 LAYERS, LOOPS, TOKENS, VOCABULARY = 12, 64, 128, 1024
 GPT2 = (2 * LAYERS) ** -0.5  # shrinks what writes into the residual stream, as GPT-2 does
@@ -76,7 +76,7 @@ def carry_out(name: str, d_model: int, threads: int, vocabulary: int, text: Call
             probe.rows = text()
         for when in ("before", "after"):
             if when == "after":
-                assert probe.run(threading.Event(), lambda progress: None) is not None
+                assert probe.run(Stop(), lambda progress: None) is not None
             rms = [line["residual_rms"] for line in rundir.read_metrics()] or [stream_rms(probe)]
             for vectors, cosines in (("per token", per_token(probe)), ("all tokens", flattened(probe))):
                 pairs = cosines[~torch.eye(LOOPS, dtype=torch.bool)]

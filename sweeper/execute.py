@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from sweeper.ranks import CalledOff, Seat
 from sweeper.redact import redact
 from sweeper.run_config import ProbeConfig, RunConfig, TheoryConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 from sweeper.theory import run_theory
 from sweeper.tracking.mirror import mirrored
 from sweeper.training import Progress, Reporter, Trainer
@@ -29,7 +29,7 @@ PROGRESS_SECONDS = 5.0  # between writes of progress.json
 
 
 def execute_run(
-    run_path: Path, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat | None = None
+    run_path: Path, data_root: Path, stop: Stop, report: Reporter, seat: Seat | None = None
 ) -> tuple[Outcome, str]:
     """Train the run in `run_path` to its end, or until `stop` is set.
 
@@ -67,9 +67,7 @@ def _disk_is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
-def _attempt(
-    rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat
-) -> tuple[Outcome, str]:
+def _attempt(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, seat: Seat) -> tuple[Outcome, str]:
     try:
         return _carry_out(rundir, data_root, stop, report, seat)
     except CalledOff as reason:
@@ -84,9 +82,7 @@ def _attempt(
         return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _carry_out(
-    rundir: RunDir, data_root: Path, stop: threading.Event, report: Reporter, seat: Seat
-) -> tuple[Outcome, str]:
+def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, seat: Seat) -> tuple[Outcome, str]:
     finished = rundir.result() if seat.rank == 0 else None
     if finished is not None:
         seat.call_off()

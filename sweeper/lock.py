@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from sweeper.files import write_json
+from sweeper.stop import Stop
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0  # of silence after which an owner on another machine counts as dead
@@ -83,7 +84,7 @@ class RunLock:
         RunOwned: on entry, if another live process owns the run.
     """
 
-    def __init__(self, path: Path, stop: threading.Event) -> None:
+    def __init__(self, path: Path, stop: Stop) -> None:
         self._job = os.environ.get("SLURM_JOB_ID")
         self._path = path
         self._stop = stop
@@ -94,8 +95,9 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         while (owner := self._take()) is not None:
             former_self = self._job is not None and owner.get("job") == self._job
-            if not former_self or self._stop.wait(POLL_SECONDS):
+            if not former_self or self._stop.is_set():
                 raise RunOwned(f"owned by process {owner.get('pid')} on {owner.get('machine', '?').split('/')[0]}")
+            time.sleep(POLL_SECONDS)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 

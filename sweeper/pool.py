@@ -121,6 +121,7 @@ class Pool:
             UserError: if workers cannot start at all.
         """
         self._queue = list(run_ids)
+        told = False
         with self._stopping_on_signals():
             try:
                 for slot in range(min(self.workers, len(self._queue))):
@@ -128,6 +129,9 @@ class Pool:
                 while self._selector.get_map():
                     for key, _ in self._selector.select(TICK_SECONDS):
                         self._serve(key.data)
+                    if self.received and not told:
+                        told = True
+                        self.view.stopping()
                     self.view.tick()
             finally:
                 self._end_workers()
@@ -220,8 +224,6 @@ class Pool:
     def _on_signal(self, number: int, _: object) -> None:
         self.received.append(number)
         first = len(self.received) == 1
-        if first:
-            self.view.stopping()
         for worker in self._workers():
             if first or self.may_kill:
                 worker.process.send_signal(signal.SIGTERM if first else signal.SIGKILL)

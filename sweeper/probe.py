@@ -1,7 +1,6 @@
 """The first optimizer steps of a model at initialisation, watched from within (Figures 2, 3, 4 and 9)."""
 
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sweeper.metrics import MetricsFile
 from sweeper.readouts import stream_readouts
 from sweeper.run_config import Execution, ProbeConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 from sweeper.training import Progress, Reporter, Since, initialized, outcome, prepare_device
 
 
@@ -39,7 +39,7 @@ class Probe:
         self.model, self.optimizer = initialized(config, execution, self.device, config.increment_layers)
         self.rows = random_rows(config).to(self.device)
 
-    def run(self, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+    def run(self, stop: Stop, report: Reporter) -> dict[str, Any] | None:
         """All steps.
 
         Args:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
 from sweeper.files import read_json, write_json
+from sweeper.stop import Stop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ class Seat:
     host: str = "127.0.0.1"
     meeting: str = ""
 
-    def join(self, device: str, stop: Event) -> Ranks:
+    def join(self, device: str, stop: Stop) -> Ranks:
         """Meet the other ranks; blocks until all are there.
 
         Args:
@@ -133,7 +133,7 @@ class Seat:
         if self.size > 1:
             write_json(Path(self.meeting), {"port": None})
 
-    def _port(self, stop: Event) -> int:
+    def _port(self, stop: Stop) -> int:
         while (record := read_json(Path(self.meeting))) is None:
             if stop.is_set():
                 raise CalledOff("stopped before rank 0 came")

@@ -1,16 +1,16 @@
 """Draws of the paper's toy model, as a run (Theorems 1 and 3)."""
 
-import threading
 from typing import Any
 
 from model.toy import toy_recursion
 from sweeper.metrics import MetricsFile
 from sweeper.run_config import TheoryConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 from sweeper.training import Progress, Reporter, Since, outcome
 
 
-def run_theory(rundir: RunDir, config: TheoryConfig, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+def run_theory(rundir: RunDir, config: TheoryConfig, stop: Stop, report: Reporter) -> dict[str, Any] | None:
     """One line of metrics a draw: `step` counts draws, `residual_rms` and `branch_energy` are `ToyOutcome`'s.
 
     Args:

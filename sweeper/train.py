@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import hydra
@@ -37,6 +36,7 @@ def _train_one(config: DictConfig) -> None:
     from sweeper.outcome import Outcome
     from sweeper.resolve import data_spec, depth_warning, resolve
     from sweeper.rundir import RunDir
+    from sweeper.stop import Stop
 
     roots = {name: Path(str(config.paths[name])) for name in ("runs", "data")}
     run = resolve(config, "unprepared")
@@ -46,7 +46,7 @@ def _train_one(config: DictConfig) -> None:
     rundir = RunDir(roots["runs"] / run.config.run_id)
     labels = {"rule": run.axes["rule"], "preset": str(config.preset), "panels": [run.axes["panel"]]}
     rundir.freeze(run.config, run.execution, labels)
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())
     terminal = os.fdopen(os.dup(1), "w", buffering=1)  # standard output goes to the run's log meanwhile

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import resource
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from sweeper.ranks import ALONE, Ranks
 from sweeper.readouts import READOUT_TOKENS, stream_readouts
 from sweeper.run_config import Execution, ProbeConfig, RunConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 
 REPORT_SECONDS = 0.5
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Trainer:
         self.val_loss = math.nan
         self.seconds = dict.fromkeys(("step", "validation", "checkpoint", "compile", "readouts", "cpu"), 0.0)
 
-    def run(self, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+    def run(self, stop: Stop, report: Reporter) -> dict[str, Any] | None:
         """Train until done, diverged or told to stop.
 
         Args:
@@ -176,7 +176,7 @@ class Trainer:
             )
         return torch.from_numpy(rows)
 
-    def _loop(self, metrics: MetricsFile, stop: threading.Event, report: Reporter) -> dict[str, Any] | None:
+    def _loop(self, metrics: MetricsFile, stop: Stop, report: Reporter) -> dict[str, Any] | None:
         execution, steps = self.execution, self.config.schedule.steps
         reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
         while self.step < steps:

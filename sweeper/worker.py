@@ -13,12 +13,12 @@ import json
 import os
 import signal
 import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sweeper.ranks import Seat
+from sweeper.stop import Stop
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     # Runs redirect standard output into their logs, and stray prints must not look like events.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())
 

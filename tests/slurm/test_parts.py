@@ -2,7 +2,6 @@
 
 import json
 import math
-import threading
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sweeper.slurm.options import SlurmOptions
 from sweeper.slurm.queue import Job
 from sweeper.slurm.snapshot import take_snapshot
 from sweeper.slurm.submission import new_submission, submissions
+from sweeper.stop import Stop
 
 LEAST = {
     "max_gpu_hours": 100,
@@ -160,10 +160,10 @@ def test_job_waits_for_its_former_self_elsewhere_and_for_nobody_else(
         monkeypatch.setenv("SLURM_JOB_ID", job)
         began = time.monotonic()
         if waits:
-            with RunLock(path, threading.Event()):
+            with RunLock(path, Stop()):
                 assert time.monotonic() - began > 0.4, "taken from an owner whose heart still beat"
         else:
-            with pytest.raises(RunOwned, match="elsewhere"), RunLock(path, threading.Event()):
+            with pytest.raises(RunOwned, match="elsewhere"), RunLock(path, Stop()):
                 pass
 
 

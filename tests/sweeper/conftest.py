@@ -5,7 +5,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from sweeper.data import DataSpec, TokenData, TokenizerSpec, open_data, prepare_
 from sweeper.run_config import Execution, RunConfig
 from sweeper.rundir import RunDir
 from sweeper.schedule import Schedule
+from sweeper.stop import Stop
 from sweeper.training import Trainer
 
 torch.set_num_threads(1)
@@ -125,12 +125,12 @@ class Runs:
         return rundir
 
     def train(
-        self, config: RunConfig, execution: Execution = EXECUTION, stop: threading.Event | None = None, data: Any = None
+        self, config: RunConfig, execution: Execution = EXECUTION, stop: Stop | None = None, data: Any = None
     ) -> tuple[RunDir, dict[str, Any] | None]:
         """Train in this process, without lock or result.json."""
         rundir = self.freeze(config, execution)
         trainer = Trainer(rundir, config, execution, data or self.data)
-        return rundir, trainer.run(stop or threading.Event(), lambda progress: None)
+        return rundir, trainer.run(stop or Stop(), lambda progress: None)
 
 
 @pytest.fixture
@@ -151,10 +151,9 @@ def wait_until() -> Callable[..., None]:
 
     def wait(condition: Callable[[], object], what: str = "the condition") -> None:
         deadline = time.monotonic() + DEADLINE_SECONDS
-        pause = threading.Event()
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not hold within {DEADLINE_SECONDS:g} s"
-            pause.wait(0.002)
+            time.sleep(0.002)
 
     return wait
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +13,19 @@ import pytest
 
 from sweeper import lock as lock_module
 from sweeper.lock import EXIT_LOST, STALE_SECONDS, RunLock, RunOwned, is_alive, read_owner
+from sweeper.stop import Stop
 
 # Take the locks named on standard input one after another, each until the next line; say how it went.
 HOLDER = """
-import sys, threading
+import sys
 from pathlib import Path
 from sweeper.lock import RunLock, RunOwned
+from sweeper.stop import Stop
 held = None
 for line in sys.stdin:
     if held is not None:
         held.__exit__(None, None, None)
-    held = RunLock(Path(line.strip()), threading.Event())
+    held = RunLock(Path(line.strip()), Stop())
     try:
         held.__enter__()
         print("won", flush=True)
@@ -64,7 +65,7 @@ def holders(repository) -> Iterator[list[Holder]]:
 
 
 def take(path: Path) -> RunLock:
-    return RunLock(path, threading.Event())
+    return RunLock(path, Stop())
 
 
 def write_owner(path: Path, **owner: object) -> None:
@@ -164,8 +165,9 @@ def test_who_lost_the_lock_exits_on_the_spot_and_leaves_it_alone(tmp_path: Path,
 import sys, threading
 from pathlib import Path
 from sweeper import lock
+from sweeper.stop import Stop
 lock.HEARTBEAT_SECONDS = 0.01
-with lock.RunLock(Path({str(path)!r}), threading.Event()):
+with lock.RunLock(Path({str(path)!r}), Stop()):
     print("won", flush=True)
     threading.Event().wait()
 """
@@ -181,13 +183,15 @@ with lock.RunLock(Path({str(path)!r}), threading.Event()):
 
 def test_a_run_stops_when_the_process_that_started_it_is_gone(tmp_path: Path, repository, wait_until) -> None:
     run = f"""
-import threading
+import time
 from pathlib import Path
 from sweeper import lock
+from sweeper.stop import Stop
 lock.HEARTBEAT_SECONDS = 0.01
-stop = threading.Event()
+stop = Stop()
 with lock.RunLock(Path({str(tmp_path / "lock")!r}), stop):
-    stop.wait(100)
+    while not stop.is_set():
+        time.sleep(0.01)
 Path({str(tmp_path / "told")!r}).write_text(str(stop.is_set()))
 """
     starter = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {run!r}]).wait()"

@@ -1,7 +1,6 @@
 """A probe measures the model that trains: its numbers are those of a computation by hand."""
 
 import math
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from model import LoopedTransformer, ModelConfig, initialize_, parameter_table
 from sweeper.probe import Probe, random_rows
 from sweeper.run_config import Execution, ProbeConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 
 SHAPE = ModelConfig(
     vocab_size=53, d_model=16, n_heads=2, mlp_dim=24, n_layers=2, n_loops=3, residual_scale=0.5, max_seq_len=12
@@ -36,7 +36,7 @@ def rundir(tmp_path: Path) -> RunDir:
 
 
 def carry_out(rundir: RunDir, config: ProbeConfig, execution: Execution) -> dict[str, object]:
-    result = Probe(rundir, config, execution).run(threading.Event(), lambda progress: None)
+    result = Probe(rundir, config, execution).run(Stop(), lambda progress: None)
     assert result is not None
     return result
 
@@ -89,7 +89,7 @@ def test_cosines_are_those_of_the_streams_increments(rundir, execution, incremen
     initialize_(model, config.table, config.seed)
     probe = Probe(RunDir(rundir.path / "again"), config, execution)
     (rundir.path / "again").mkdir()
-    probe.run(threading.Event(), lambda progress: None)
+    probe.run(Stop(), lambda progress: None)
     stream = torch.stack(stream_by_hand(probe.model, random_rows(config)[:, :-1])[::increment_layers]).detach()
     increments = stream.diff(dim=0).flatten(1, 2)  # (S, B·T, D)
     expected = torch.stack(
@@ -117,7 +117,7 @@ def test_recomputing_activations_changes_no_number_beyond_rounding(rundir, execu
 
 
 def test_a_stopped_probe_starts_anew_and_ends_with_the_same_numbers(rundir, execution, tmp_path) -> None:
-    stop = threading.Event()
+    stop = Stop()
     assert Probe(rundir, PROBE, execution).run(stop, lambda progress: stop.set()) is None
     assert len(rundir.read_metrics()) == 1
     carry_out(rundir, PROBE, execution)

@@ -1,6 +1,5 @@
 """No home path and no secret gets into a record or a log."""
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from sweeper import execute
 from sweeper.outcome import Outcome
 from sweeper.redact import redact
+from sweeper.stop import Stop
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_an_errors_log_and_reason_are_redacted(planted, runs, run_config, data_r
     monkeypatch.setattr(execute, "open_data", fail)
     rundir = runs.freeze(run_config)
     with capfd.disabled():  # the log is made of what standard output really gets
-        outcome, reason = execute.execute_run(rundir.path, data_root, threading.Event(), lambda progress: None)
+        outcome, reason = execute.execute_run(rundir.path, data_root, Stop(), lambda progress: None)
     assert (outcome, reason) == (Outcome.ERROR, "RuntimeError: refused <HF_TOKEN> in ~")
     log = rundir.log.read_text()
     assert "Traceback" in log

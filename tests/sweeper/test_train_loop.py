@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +19,11 @@ from sweeper.errors import UserError
 from sweeper.execute import execute_run
 from sweeper.outcome import Outcome
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 from sweeper.training import Trainer
 
 
-class StopAfter(threading.Event):
+class StopAfter(Stop):
     """Set once it has been asked `steps` times: the loop asks before every step."""
 
     def __init__(self, steps: int) -> None:
@@ -66,7 +66,7 @@ def undisturbed(run_config, execution, run_data, tmp_path_factory) -> bytes:
     """metrics.jsonl of `run_config`, left alone."""
     rundir = RunDir(tmp_path_factory.mktemp("undisturbed") / run_config.run_id)
     rundir.freeze(run_config, execution, {})
-    result = Trainer(rundir, run_config, execution, run_data).run(threading.Event(), lambda progress: None)
+    result = Trainer(rundir, run_config, execution, run_data).run(Stop(), lambda progress: None)
     assert result["state"] == "done"
     return rundir.metrics.read_bytes()
 
@@ -248,8 +248,8 @@ def test_under_bf16_weights_gradients_and_moments_stay_fp32(runs, run_config, ex
     assert {*weights, *gradients, *moments} == {torch.float32}
 
 
-def carry_out(rundir: RunDir, data_root: Path, stop: threading.Event | None = None) -> tuple[Outcome, str]:
-    return execute_run(rundir.path, data_root, stop or threading.Event(), lambda progress: None)
+def carry_out(rundir: RunDir, data_root: Path, stop: Stop | None = None) -> tuple[Outcome, str]:
+    return execute_run(rundir.path, data_root, stop or Stop(), lambda progress: None)
 
 
 def test_the_result_is_written_last(runs, run_config, data_root, undisturbed, monkeypatch) -> None:
@@ -351,7 +351,7 @@ def test_a_run_owned_elsewhere_is_left_alone(runs, run_config, data_root) -> Non
     from sweeper.lock import RunLock
 
     rundir = runs.freeze(run_config)
-    with RunLock(rundir.lock, threading.Event()):
+    with RunLock(rundir.lock, Stop()):
         outcome, reason = carry_out(rundir, data_root)
     assert outcome is Outcome.OWNED
     assert reason.startswith("owned by process ")

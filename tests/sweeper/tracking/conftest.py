@@ -1,6 +1,5 @@
 """A wandb server of one's own, and runs that are mirrored to it."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from sweeper.execute import execute_run
 from sweeper.outcome import Outcome
 from sweeper.run_config import Execution, RunConfig
 from sweeper.rundir import RunDir
+from sweeper.stop import Stop
 from sweeper.tracking import mirror
 from sweeper.tracking.settings import Tracking
 
@@ -88,7 +88,7 @@ class Trained:
         return steps
 
 
-class Steps(threading.Event):
+class Steps(Stop):
     """Does things before certain steps, and is set before another: the loop asks before every step."""
 
     def __init__(self, at_step: dict[int, Callable[[], Any]], stop_at: int | None) -> None:

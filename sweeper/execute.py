@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sweeper.data import open_data
 from sweeper.errors import UserError
@@ -18,7 +19,7 @@ from sweeper.probe import Probe
 from sweeper.provenance import provenance
 from sweeper.ranks import CalledOff, Seat
 from sweeper.redact import redact
-from sweeper.run_config import ProbeConfig, RunConfig, TheoryConfig
+from sweeper.run_config import Execution, ProbeConfig, RunConfig, TheoryConfig
 from sweeper.rundir import RunDir
 from sweeper.stop import Stop
 from sweeper.theory import run_theory
@@ -104,8 +105,19 @@ def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, se
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
     if seat.rank == 0:
-        rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": provenance()})
+        rundir.write_result(
+            {"run_id": rundir.path.name, **outcome, "provenance": provenance() | _gpus(execution, seat)}
+        )
     return Outcome(outcome["state"]), outcome["reason"]
+
+
+def _gpus(execution: Execution, seat: Seat) -> dict[str, Any]:
+    """Name and number of the GPUs a run took, where it took any."""
+    if execution.device != "cuda":
+        return {}
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(), "gpus": seat.size}
 
 
 def _noting_progress(rundir: RunDir, report: Reporter) -> Reporter:

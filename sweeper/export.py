@@ -105,7 +105,7 @@ def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
     """Where the results of a sweep come from, and what they cost."""
     origins = [result["provenance"] for result in results]
-    seconds = [result["seconds"] for result in results]
+    hours = [sum(value for key, value in result["seconds"].items() if key != "cpu") / 3600 for result in results]
     return {
         "experiment": sweep.experiment,
         "preset": sweep.preset,
@@ -115,9 +115,10 @@ def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -
         "commit": sorted({str(origin["commit"]) for origin in origins}),
         "packages": origins[-1]["packages"] if origins else {},
         "python": origins[-1]["python"] if origins else "",
-        "processor": sorted({origin["processor"] for origin in origins}),
-        "run_hours": sum(sum(value for key, value in parts.items() if key != "cpu") for parts in seconds) / 3600,
-        "core_hours": sum(parts.get("cpu", 0.0) for parts in seconds) / 3600,
+        "processor": sorted({origin.get("gpu", origin["processor"]) for origin in origins}),
+        "run_hours": sum(hours),
+        "core_hours": sum(result["seconds"].get("cpu", 0.0) for result in results) / 3600,
+        "gpu_hours": sum(wall * origin.get("gpus", 0) for wall, origin in zip(hours, origins, strict=True)),
     }
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from sweeper.__main__ import main
+from sweeper.export import describe
 from sweeper.rundir import RunDir
 from sweeper.sweep import Sweep
 
@@ -71,3 +72,18 @@ def test_provenance_names_command_commit_packages_and_cost(exported) -> None:
     assert described["commit"]
     assert described["packages"]["torch"]
     assert 0 < described["core_hours"] < 1
+    assert described["gpu_hours"] == 0
+
+
+def test_provenance_counts_hours_of_every_gpu(finished_sweep) -> None:
+    [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
+    sweep = Sweep.load(manifest)
+    result = RunDir(finished_sweep.runs / sweep.run_ids[0]).result()
+    on_gpus = {
+        **result,
+        "seconds": {"step": 3600.0, "cpu": 9.0},
+        "provenance": {**result["provenance"], "gpu": "NVIDIA H100", "gpus": 2},
+    }
+    described = describe(sweep, [result, on_gpus], "")
+    assert described["gpu_hours"] == 2
+    assert described["processor"] == sorted([result["provenance"]["processor"], "NVIDIA H100"])

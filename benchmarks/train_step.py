@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from model import ModelConfig, parameter_table
-from sweeper.flops import attention_flops, training_flops
 from sweeper.gpus import peak_flops
 from sweeper.pool import worker_environment
 from sweeper.provenance import provenance
@@ -109,7 +108,7 @@ def measure(shape: str, loops: int, threads: int, device: str, turns: int, candi
             child.wait()
     median = {name: statistics.median(values) for name, values in seconds.items()}
     config = run_config(shape, loops, device)
-    flops = (training_flops(config) + attention_flops(config)) / config.schedule.steps
+    flops = (config.flops + config.attention_flops) / config.schedule.steps
     point: dict[str, Any] = {"loops": loops, "threads": threads}
     if "ours" in median:
         step = median["ours"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._dynamo.utils import counters
 
 from model import RULES, residual_scale
+from model.compiled import programs
 
 REL = 1e-5  # of the norm, fp32: fused kernels add in another order
 
@@ -42,8 +42,21 @@ def test_one_compiled_block_serves_every_loop_count_rule_and_depth(make_model, t
         model = make_model(**shape)
         model.compile_blocks()
         model(inputs, targets).backward()
-        return counters["stats"]["unique_graphs"]
+        return programs.cache_info().misses
 
     compiled = train(n_loops=2, residual_scale=0.5)
     assert train(n_loops=5, residual_scale=0.125) == compiled
     assert train(n_loops=1, n_layers=4, residual_scale=1.0) == compiled
+
+
+def test_compiled_stack_shows_an_observer_the_same_stream(make_model, tokens) -> None:
+    plain, fast = make_model(n_loops=3), make_model(n_loops=3)
+    fast.compile_blocks()
+    expected: dict[int, torch.Tensor] = {}
+    seen: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        plain(tokens, observe=lambda n, h: expected.update({n: h}))
+        fast(tokens, observe=lambda n, h: seen.update({n: h}))
+    assert list(seen) == list(expected) == [0, 1, 2, 3]
+    for n, h in seen.items():
+        assert float((h - expected[n]).norm()) <= REL * float(expected[n].norm())

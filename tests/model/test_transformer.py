@@ -20,7 +20,7 @@ def test_observe_sees_every_loop_step_of_the_model_that_answers(make_model, toke
         assert list(seen) == list(range(n_loops + 1))
         assert torch.equal(seen[0], model.embedding(tokens))
         for n in range(n_loops):
-            assert torch.equal(seen[n + 1], model._segment(n, seen[n], model.rotary))
+            assert torch.equal(seen[n + 1], model._segment(range(2), seen[n], model.rotary))
         assert torch.equal(logits, model.final_norm(seen[n_loops]) @ model.embedding.weight.T)
 
 

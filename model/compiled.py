@@ -1,0 +1,152 @@
+"""The looped stack of a CPU run as compiled programs, called from one autograd node.
+
+A block is compiled once, forward and backward; every layer, loop step, N and rule uses the same two programs, because
+weights, ε and the rotary table are their inputs. `torch.compile` on the module makes the same kernels, but goes through
+guards and an autograd node of its own at every application, which at small widths is a quarter of the step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._functorch import config as functorch_config
+from torch._inductor import config as inductor_config
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from model.config import ModelConfig
+from model.transformer import Block, Observer, rotary_table
+
+
+class Programs:
+    """A block's forward and backward pass for one shape of the residual stream.
+
+    Args:
+        block: any block of that shape.
+        rotary: its rotary table (2, T, D/2).
+        batch: sequences B.
+    """
+
+    def __init__(self, block: Block, rotary: Tensor, batch: int) -> None:
+        names = [name for name, _ in block.named_parameters()]
+
+        def apply(*inputs: Tensor) -> Tensor:
+            *weights, scale, x, rotary = inputs
+            state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
+            y: Tensor = functional_call(block, state, (x, rotary))
+            return y
+
+        x = torch.zeros(batch, rotary.shape[1], block.attention.out.in_features)
+        inputs = [*(torch.empty_like(weight) for weight in block.parameters()), block.residual_scale, x, rotary]
+        traced = make_fx(apply, tracing_mode="fake")(*inputs)
+        for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
+            for tensor in (inputs[i], node.meta["val"]):
+                tensor.requires_grad_(i < len(names) or i == len(names) + 1)  # weights and x
+        self._made: list[Any] = []
+        # Kernels are called from C++; and a cache of whole graphs would hand out no parts.
+        with inductor_config.patch(cpp_wrapper=True), functorch_config.patch(enable_autograd_cache=False):
+            compiled: Any = compile_fx(traced, inputs, inner_compile=self._keep)
+            compiled(*inputs).sum().backward()
+        self._forward, self._backward = self._made
+
+    def _keep(self, *args: Any, **kwargs: Any) -> Any:
+        self._made.append(compile_fx_inner(*args, **kwargs))
+        return self._made[-1]
+
+    def forward(
+        self, weights: Sequence[Tensor], scale: Tensor, x: Tensor, rotary: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The block's output (B, T, d_model), and what `backward` needs."""
+        y, *saved = self._forward([*weights, scale, x, rotary])
+        return y, saved
+
+    def backward(self, saved: list[Tensor], grad: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Gradients of the weights and of x, from that of y; empties `saved`."""
+        saved.append(grad)
+        *grads, _scale, grad_x, _rotary = self._backward(saved)
+        return grads, grad_x
+
+
+@cache
+def programs(d_model: int, n_heads: int, mlp_dim: int, norm_eps: float, batch: int, seq_len: int) -> Programs:
+    """The passes of every block of this shape; compiled once in a process."""
+    with torch.device("cpu"):
+        block = Block(ModelConfig(1, d_model, n_heads, mlp_dim, 1, 1, 1.0, seq_len, norm_eps=norm_eps))
+        return Programs(block, rotary_table(seq_len, d_model // n_heads, 1.0), batch)
+
+
+@dataclass(frozen=True)
+class Course:
+    """The way of the residual stream through the blocks.
+
+    Attributes:
+        segments: for each segment, the layers it applies; loop steps, usually.
+        recompute: keep the stream at the start of each segment alone.
+        observe: told the stream after each segment.
+    """
+
+    segments: Sequence[Sequence[int]]
+    recompute: bool
+    observe: Observer | None
+
+
+def run_stack(blocks: Sequence[nn.Module], h: Tensor, rotary: Tensor, course: Course) -> Tensor:
+    """The residual stream (B, T, d_model) after all segments, differentiable once."""
+    batch, seq_len, d_model = h.shape
+    first = cast(Block, blocks[0])
+    passes = programs(
+        d_model, first.attention.n_heads, first.mlp.down.in_features, first.attention_norm.eps, batch, seq_len
+    )
+    weights = [weight for block in blocks for weight in block.parameters()]
+    out: Tensor = _Stack.apply(  # type: ignore[no-untyped-call]
+        passes, course, torch.is_grad_enabled(), rotary.contiguous(), first.residual_scale, h, *weights
+    )
+    return out
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, passes: Programs, course: Course, keep: bool, rotary: Tensor, scale: Tensor, h: Tensor, *flat: Tensor
+    ) -> Tensor:
+        per_block = len(flat) // (1 + max(map(max, course.segments)))
+        weights = [flat[i : i + per_block] for i in range(0, len(flat), per_block)]
+        kept: list[Any] = []
+        for n, layers in enumerate(course.segments, start=1):
+            start, saved = h, []
+            for layer in layers:
+                h, activations = passes.forward(weights[layer], scale, h, rotary)
+                if keep and not course.recompute:
+                    saved.append(activations)
+            if keep:
+                kept.append(start if course.recompute else saved)
+            if course.observe is not None:
+                course.observe(n, h)
+        ctx.state = passes, course, rotary, scale, weights, kept
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        passes, course, rotary, scale, weights, kept = ctx.state
+        grads: list[list[Tensor] | None] = [None] * len(weights)
+        for layers in reversed(course.segments):
+            saved = kept.pop()
+            if course.recompute:
+                h, saved = saved, []
+                for layer in layers:
+                    h, activations = passes.forward(weights[layer], scale, h, rotary)
+                    saved.append(activations)
+            for layer in reversed(layers):
+                of_weights, grad = passes.backward(saved.pop(), grad)
+                total = grads[layer]
+                if total is None:
+                    grads[layer] = of_weights
+                else:
+                    torch._foreach_add_(total, of_weights)
+        return None, None, None, None, None, grad, *(g for layer in grads if layer is not None for g in layer)

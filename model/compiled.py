@@ -48,8 +48,11 @@ class Programs:
             for tensor in (inputs[i], node.meta["val"]):
                 tensor.requires_grad_(i < len(names) or i == len(names) + 1)  # weights and x
         self._made: list[Any] = []
-        # Kernels are called from C++; and a cache of whole graphs would hand out no parts.
-        with inductor_config.patch(cpp_wrapper=True), functorch_config.patch(enable_autograd_cache=False):
+        with (
+            inductor_config.patch(cpp_wrapper=True),  # kernels are called from C++ too
+            functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
+            torch.enable_grad(),
+        ):
             compiled: Any = compile_fx(traced, inputs, inner_compile=self._keep)
             compiled(*inputs).sum().backward()
         self._forward, self._backward = self._made

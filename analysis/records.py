@@ -40,14 +40,16 @@ class Records:
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def find_records(runs: Path, results: Path) -> list[Records]:
-    """Of every preset in `runs` (with the sweeps beside it) and in the directories of `results`, the largest first.
+def find_records(runs: Path | None, results: Path) -> list[Records]:
+    """Of every preset in `runs`, if any (with the sweeps beside it), and in the directories of `results`, the largest
+    first.
 
     Raises:
         UserError: if a table is broken.
     """
     found = [one for file in sorted(results.glob("**/cells.parquet")) for one in _stored(file.parent)]
-    found += _local(runs)
+    if runs is not None:
+        found += _local(runs)
     return sorted(found, key=lambda one: LADDER.index(one.preset) if one.preset in LADDER else len(LADDER))
 
 

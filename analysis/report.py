@@ -1,6 +1,7 @@
 """The report: every claim with its verdict, every figure, every optimum, in one page that needs nothing else.
 
     python analysis/report.py [--runs DIR] [--results DIR] [--out DIR]
+    python analysis/report.py --readme README.md    only the verdicts on stored results, into that file
 
 Reads the newest sweeps of this machine and all stored results; writes figures/report.html and figures/report.md.
 """
@@ -24,6 +25,7 @@ from analysis.report_tables import Table
 from sweeper.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
+MARKER = "<!-- verdicts -->\n"
 PAPER_TITLE = "On the Residual Scaling of Looped Transformers: Stability and Transferability"
 PAPER_ADDRESS = "https://arxiv.org/abs/2606.18524"
 
@@ -56,8 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="stored results (default: results)")
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
+    add(
+        "--readme", type=Path, metavar="FILE", help="put the verdicts on stored results between FILE's markers, no more"
+    )
     args = parser.parse_args(argv)
     try:
+        if args.readme is not None:
+            write_verdicts(args.readme, args.results)
+            return 0
         places = {f"s{n}": records for n, records in enumerate(find_records(args.runs, args.results), start=1)}
         drawings = gallery.draw_all(places)
         sections = [section(records, key, drawings[key]) for key, records in places.items()]
@@ -93,28 +101,42 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
     Raises:
         UserError: where that is not possible.
     """
-    context = {
-        "sections": sections or [section(Records("no records", "nothing here yet"), "s0", [])],
-        "claims": CLAIMS,
-        "today": date.today().isoformat(),
-        "paper": {"title": PAPER_TITLE, "address": PAPER_ADDRESS},
-    }
-    files = []
+    sections = sections or [section(Records("no records", "nothing here yet"), "s0", [])]
+    files = [out / "report.html", out / "report.md"]
     with style.writing_to(out):
-        for name, escapes in (("report.html", True), ("report.md", False)):
-            loader = jinja2.FileSystemLoader(TEMPLATES)
-            environment = jinja2.Environment(
-                loader=loader,
-                autoescape=escapes,
-                trim_blocks=True,
-                lstrip_blocks=True,
-                undefined=jinja2.StrictUndefined,
-            )
-            environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural}
-            file = out / name
-            file.write_text(environment.get_template(f"{name}.j2").render(context), encoding="utf-8")
-            files.append(file)
+        for file in files:
+            file.write_text(render(f"{file.name}.j2", sections), encoding="utf-8")
     return files
+
+
+def write_verdicts(file: Path, results: Path) -> None:
+    """Put the verdicts on the results stored in `results` between the two markers of a Markdown file.
+
+    Raises:
+        UserError: if it does not have two.
+    """
+    parts = file.read_text(encoding="utf-8").split(MARKER)
+    if len(parts) != 3:
+        raise UserError(f"{file} has no two lines {MARKER.strip()} between which the verdicts belong")
+    sections = [section(one, "", []) for one in find_records(None, results)]
+    parts[1] = f"\n{render('claims.md.j2', sections)}\n"
+    file.write_text(MARKER.join(parts), encoding="utf-8")
+
+
+def render(template: str, sections: Sequence[Section]) -> str:
+    """What a template says of `sections`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=".html." in template,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural}
+    paper = {"title": PAPER_TITLE, "address": PAPER_ADDRESS}
+    return environment.get_template(template).render(
+        sections=sections, claims=CLAIMS, today=date.today().isoformat(), paper=paper
+    )
 
 
 def markdown_cell(text: str) -> str:

@@ -1,6 +1,6 @@
-"""What mirroring to wandb costs the training: two runs at once, without, to files, and to a server that hangs.
+"""What mirroring to wandb costs the training: two workers, without, to files, and to a server that hangs.
 
-    python benchmarks/tracking.py            some 8 minutes on two cores
+    python benchmarks/tracking.py            some 20 minutes on two cores
     python benchmarks/tracking.py laptop     only this preset
 
 The modes take turns, so that whatever else the machine does falls on all of them. Writes benchmarks/tracking.json and,
@@ -30,6 +30,8 @@ from sweeper.rundir import RunDir
 HERE = Path(__file__).parent
 ROUNDS = {"laptop": 3, "quick": 4}
 SHAPE = ["experiment=tracking", "panel=b", "model.n_loops=1"]  # the shortest steps, so the mirror weighs most
+RUNS, WORKERS = 6, 2
+SEEDS = ",".join(map(str, range(RUNS)))
 Sweep = dict[str, Any]
 
 
@@ -63,12 +65,22 @@ def measure(preset: str) -> dict[str, Sweep]:
 
 
 def carry_out(preset: str, mode: str, url: str) -> Sweep:
-    """One sweep of two runs: what it took, as the clock and its records say."""
+    """One sweep: what it took, as the clock and its records say."""
     tracking = ["tracking=online", f"tracking.base_url={url}"] if mode == "hung" else [f'tracking="{mode}"']
     with tempfile.TemporaryDirectory() as scratch:
-        paths = [f"paths.runs={scratch}/runs", f"paths.sweeps={scratch}/sweeps", "hydra.launcher.workers=2"]
-        command = [sys.executable, "-m", "sweeper.train", "--multirun", f"preset={preset}", *SHAPE, "seed=0,1", *paths]
+        paths = [f"paths.runs={scratch}/runs", f"paths.sweeps={scratch}/sweeps", f"hydra.launcher.workers={WORKERS}"]
+        command = [
+            sys.executable,
+            "-m",
+            "sweeper.train",
+            "--multirun",
+            f"preset={preset}",
+            *SHAPE,
+            f"seed={SEEDS}",
+            *paths,
+        ]
         began, first, mirror_bytes = time.monotonic(), 0.0, 0
+        mirror_cpu: dict[int, float] = {}
         process = subprocess.Popen(
             [*command, *tracking],
             stdout=subprocess.DEVNULL,
@@ -77,25 +89,33 @@ def carry_out(preset: str, mode: str, url: str) -> Sweep:
         while process.poll() is None:
             if not first and any(path.stat().st_size for path in Path(scratch).glob("runs/*/metrics.jsonl")):
                 first = time.monotonic() - began
-            mirror_bytes = max(mirror_bytes, mirror_memory())
+            mirror_bytes = max(mirror_bytes, mirror_usage(mirror_cpu))
             time.sleep(0.2)
         wall = time.monotonic() - began
         assert process.returncode == 0
         results = [RunDir(path).result() for path in Path(scratch).glob("runs/L*")]
         steps = [1e3 * result["seconds"]["step"] / result["steps"] for result in results if result]
         files = list(Path(scratch).glob("wandb/offline-run-*-L*"))
-    assert (len(steps), len(files)) == (2, 0 if mode == "off" else 2)
-    return {"step_ms": steps, "wall_seconds": wall, "first_line_seconds": first, "mirror_bytes": mirror_bytes}
+    assert (len(steps), len(files)) == (RUNS, 0 if mode == "off" else RUNS)
+    return {
+        "step_ms": steps,
+        "wall_seconds": wall,
+        "first_line_seconds": first,
+        "mirror_bytes": mirror_bytes,
+        "mirror_cpu": sum(mirror_cpu.values()),
+    }
 
 
-def mirror_memory() -> int:
-    """Proportional memory of all mirror processes and wandb's services, bytes."""
+def mirror_usage(cpu: dict[int, float]) -> int:
+    """Proportional memory of all mirror processes and wandb's services, bytes; their processor seconds so far by
+    process id go into `cpu`."""
     total = 0
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
         if "sweeper.tracking.process" in command or "wandb-core" in command:
             try:
                 total += process.memory_full_info().pss
+                cpu[process.pid] = sum(process.cpu_times()[:2])
             except psutil.Error:
                 continue  # it has just ended
     return total
@@ -111,6 +131,9 @@ def summary(done: list[Sweep], plain: list[Sweep]) -> Sweep:
         "wall_seconds": round(statistics.median(sweep["wall_seconds"] for sweep in done), 2),
         "wall_seconds_more": round(statistics.median(a["wall_seconds"] - b["wall_seconds"] for a, b in pairs), 2),
         "first_line_seconds": round(statistics.median(sweep["first_line_seconds"] for sweep in done), 2),
+        "mirror_cpu_percent": round(
+            100 * statistics.median(sweep["mirror_cpu"] / WORKERS / sweep["wall_seconds"] for sweep in done), 2
+        ),
         "mirror_mib": round(max(sweep["mirror_bytes"] for sweep in done) / 2**20),
     }
 
@@ -127,13 +150,10 @@ def markdown(known: dict[str, Any]) -> str:
     lines = [
         "# Mirroring to wandb",
         "",
-        "Written by `benchmarks/tracking.py`. Each sweep is two runs at once, each on a",
-    ]
-    lines += [
-        "core of its own; step time is the runs' own record, the first line of metrics comes after ten steps, the"
-    ]
-    lines += [
-        "mirror's memory is that of all its processes. `hung` is tracking=online with a server that never answers."
+        f"Written by `benchmarks/tracking.py`. Each sweep is {RUNS} runs on {WORKERS} workers, which keep both cores",
+        "busy; step time is the runs' own record, the first line of metrics comes after ten steps; the mirror's memory",
+        "and its share of the cores' time are those of all its processes, imports and wandb's service included. `hung`",
+        "is tracking=online with a server that never answers.",
     ]
     for preset, record in known.items():
         modes = record["modes"]

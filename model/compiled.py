@@ -5,13 +5,14 @@ weights, ε and the rotary table are their inputs. `torch.compile` on the module
 guards and an autograd node of its own at every application, which at small widths is a quarter of the step.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -21,6 +22,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.config import ModelConfig
 from model.transformer import Block, Observer, rotary_table
+
+log = logging.getLogger(__name__)
 
 
 class Programs:
@@ -98,16 +101,22 @@ class Course:
     observe: Observer | None
 
 
-def run_stack(blocks: Sequence[nn.Module], h: Tensor, rotary: Tensor, course: Course) -> Tensor:
-    """The residual stream (B, T, d_model) after all segments, differentiable once."""
+def programs_for(block: Block, h: Tensor) -> Programs | None:
+    """The passes of `block` on a residual stream like h (B, T, d_model); None where it cannot be compiled."""
     batch, seq_len, d_model = h.shape
-    first = cast(Block, blocks[0])
-    passes = programs(
-        d_model, first.attention.n_heads, first.mlp.down.in_features, first.attention_norm.eps, batch, seq_len
-    )
+    heads, mlp_dim = block.attention.n_heads, block.mlp.down.in_features
+    try:
+        return programs(d_model, heads, mlp_dim, block.attention_norm.eps, batch, seq_len)
+    except Exception as error:  # no compiler, no disk, a bug in one of them: all of it costs speed only
+        log.warning("cannot compile the block (%s); going on without", str(error).partition("\n")[0])
+        return None
+
+
+def run_stack(passes: Programs, blocks: Sequence[Block], h: Tensor, rotary: Tensor, course: Course) -> Tensor:
+    """The residual stream (B, T, d_model) after all segments, differentiable once."""
     weights = [weight for block in blocks for weight in block.parameters()]
     out: Tensor = _Stack.apply(  # type: ignore[no-untyped-call]
-        passes, course, torch.is_grad_enabled(), rotary.contiguous(), first.residual_scale, h, *weights
+        passes, course, torch.is_grad_enabled(), rotary.contiguous(), blocks[0].residual_scale, h, *weights
     )
     return out
 

@@ -11,6 +11,7 @@ Notable:
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -181,9 +182,13 @@ class LoopedTransformer(nn.Module):
             observe(0, h)
         segments = self._segments()
         if self.compiled and h.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            from model.compiled import Course, run_stack  # takes a while to import
+            from model.compiled import Course, programs_for, run_stack  # takes a while to import
 
-            return run_stack(list(self.blocks), h, rotary, Course(segments, self.recompute, observe))
+            blocks = [cast(Block, block) for block in self.blocks]
+            passes = programs_for(blocks[0], h)
+            if passes is not None:
+                return run_stack(passes, blocks, h, rotary, Course(segments, self.recompute, observe))
+            self.compiled = False
         for n, layers in enumerate(segments, start=1):
             if self.recompute and torch.is_grad_enabled():
                 h = checkpoint(self._segment, layers, h, rotary, use_reentrant=False)

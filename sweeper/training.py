@@ -259,7 +259,6 @@ class Trainer:
             except Exception as error:
                 log.warning("cannot compile the block (%s); going on without", str(error).splitlines()[0])
                 torch.compiler.set_stance("force_eager")
-                self.model.compiled = False
             self.optimizer.zero_grad()
 
     def _resume(self) -> None:

@@ -119,6 +119,22 @@ def test_unwritable_out_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err.startswith("error: --out: cannot write")
 
 
+def test_readme_has_the_verdicts_on_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    copy = tmp_path / "README.md"
+    copy.write_text((REPOSITORY / "README.md").read_text())
+    assert report.main(["--readme", str(copy)]) == 0
+    assert copy.read_text() == (REPOSITORY / "README.md").read_text(), "python analysis/report.py --readme README.md"
+
+
+def test_a_file_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("# Mine\n")
+    assert report.main(["--readme", str(file)]) == 2
+    assert "between which the verdicts belong" in capsys.readouterr().err
+    assert file.read_text() == "# Mine\n"
+
+
 def test_a_figure_that_cannot_be_drawn_says_why(written: Path, cell_table: CellTable) -> None:
     cells = {"lr_transfer": cell_table()}
     gone = Records("quick", "gone", {"lr_transfer": ["--results", str(written / "gone")]}, cells)

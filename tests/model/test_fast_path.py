@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import RULES, residual_scale
-from model.compiled import programs
+from model import RULES, compiled, residual_scale
 
 REL = 1e-5  # of the norm, fp32: fused kernels add in another order
 
@@ -42,11 +41,11 @@ def test_one_compiled_block_serves_every_loop_count_rule_and_depth(make_model, t
         model = make_model(**shape)
         model.compile_blocks()
         model(inputs, targets).backward()
-        return programs.cache_info().misses
+        return compiled.programs.cache_info().misses
 
-    compiled = train(n_loops=2, residual_scale=0.5)
-    assert train(n_loops=5, residual_scale=0.125) == compiled
-    assert train(n_loops=1, n_layers=4, residual_scale=1.0) == compiled
+    first = train(n_loops=2, residual_scale=0.5)
+    assert train(n_loops=5, residual_scale=0.125) == first
+    assert train(n_loops=1, n_layers=4, residual_scale=1.0) == first
 
 
 def test_compiled_stack_shows_an_observer_the_same_stream(make_model, tokens) -> None:
@@ -60,3 +59,15 @@ def test_compiled_stack_shows_an_observer_the_same_stream(make_model, tokens) ->
     assert list(seen) == list(expected) == [0, 1, 2, 3]
     for n, h in seen.items():
         assert float((h - expected[n]).norm()) <= REL * float(expected[n].norm())
+
+
+def test_where_nothing_compiles_the_model_runs_uncompiled(make_model, tokens, monkeypatch, caplog) -> None:
+    def no_compiler(*_) -> None:
+        raise RuntimeError("no g++\nand much more")
+
+    monkeypatch.setattr(compiled, "programs", no_compiler)
+    plain, fast = make_model(), make_model()
+    fast.compile_blocks()
+    assert torch.equal(fast(tokens), plain(tokens))
+    fast(tokens)
+    assert [record.message for record in caplog.records] == ["cannot compile the block (no g++); going on without"]

@@ -68,7 +68,7 @@ def carry_out(name: str, d_model: int, threads: int, vocabulary: int, text: Call
     mlp_dim = -(-8 * d_model // 3 // 8) * 8
     shape = ModelConfig(vocabulary, d_model, d_model // 64, mlp_dim, LAYERS, LOOPS, 1.0, TOKENS, theta)
     config = ProbeConfig(shape, table(d_model, **changes), (0.9, 0.95), steps, 1, TOKENS, 0, LAYERS)
-    execution = Execution("cpu", 1, False, True, threads, 1, 1, 1)
+    execution = Execution("cpu", 1, True, True, threads, 1, 1, 1)
     with tempfile.TemporaryDirectory() as directory:
         rundir = RunDir(Path(directory))
         probe = Probe(rundir, config, execution)

@@ -1,9 +1,11 @@
 """What mirroring to wandb costs the training: two workers, without, to files, and to a server that hangs.
 
-    python benchmarks/tracking.py            some 20 minutes on two cores
+    python benchmarks/tracking.py            some 15 minutes on two cores
     python benchmarks/tracking.py laptop     only this preset
+    python benchmarks/tracking.py steps      only the mirror's processor time while one long run takes its steps
 
-The modes take turns, so that whatever else the machine does falls on all of them. Writes benchmarks/tracking.json and,
+The modes take turns, so that whatever else the machine does falls on all of them. Where a machine's speed varies by
+more than the mirror takes, its processor time is the sharper measure. Writes benchmarks/tracking.json and,
 from what is measured so far, benchmarks/tracking.md.
 """
 
@@ -28,7 +30,7 @@ from sweeper.provenance import provenance
 from sweeper.rundir import RunDir
 
 HERE = Path(__file__).parent
-ROUNDS = {"laptop": 3, "quick": 4}
+ROUNDS = {"laptop": 2, "quick": 4}
 SHAPE = ["experiment=tracking", "panel=b", "model.n_loops=1"]  # the shortest steps, so the mirror weighs most
 RUNS, WORKERS = 6, 2
 SEEDS = ",".join(map(str, range(RUNS)))
@@ -38,14 +40,20 @@ Sweep = dict[str, Any]
 def main() -> None:
     """Measure the presets asked for and rewrite both result files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("presets", nargs="*", choices=[*ROUNDS, []], help="default: all")
+    parser.add_argument("parts", nargs="*", choices=[*ROUNDS, "steps", []], help="default: all")
     target = HERE / "tracking.json"
     known = json.loads(target.read_text()) if target.exists() else {}
-    for preset in parser.parse_args().presets or ROUNDS:
-        figures = measure(preset)
+    for preset in parser.parse_args().parts or [*ROUNDS, "steps"]:
+        figures = {"offline": while_stepping()} if preset == "steps" else measure(preset)
         date = datetime.now(UTC).date().isoformat()
         cores = len(os.sched_getaffinity(0))
-        known[preset] = {"date": date, "cores": cores, **provenance(), "rounds": ROUNDS[preset], "modes": figures}
+        known[preset] = {
+            "date": date,
+            "cores": cores,
+            **provenance(),
+            "rounds": ROUNDS.get(preset, 1),
+            "modes": figures,
+        }
         print(json.dumps(figures, indent=1), flush=True)
         target.write_text(json.dumps(known, indent=1) + "\n")
         (HERE / "tracking.md").write_text(markdown(known))
@@ -106,6 +114,32 @@ def carry_out(preset: str, mode: str, url: str) -> Sweep:
     }
 
 
+def while_stepping() -> Sweep:
+    """The mirror's processor time between the first and the last line of a laptop run at N = 8."""
+    steps, samples, cpu = 220, [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [f"paths.runs={scratch}/runs", f"paths.sweeps={scratch}/sweeps", "hydra.launcher.workers=1"]
+        shape = ["experiment=tracking", "panel=b", "model.n_loops=8", f"schedule.steps={steps}", "tracking=offline"]
+        command = [sys.executable, "-m", "sweeper.train", "--multirun", "preset=laptop", "validation.every=1000"]
+        process = subprocess.Popen([*command, *shape, *paths], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            mirror_usage(cpu)
+            lines = [line for path in Path(scratch).glob("runs/*/metrics.jsonl") for line in path.open()]
+            if lines:
+                samples.append((time.monotonic(), sum(cpu.values()), json.loads(lines[-1])["step"]))
+            time.sleep(1.0)
+        assert process.returncode == 0
+    first, last = samples[0], [sample for sample in samples if sample[2] < steps][-1]
+    seconds, taken = last[0] - first[0], last[1] - first[1]
+    return {
+        "steps": last[2] - first[2],
+        "seconds": round(seconds, 1),
+        "mirror_cpu_seconds": round(taken, 2),
+        "percent_of_one_core": round(100 * taken / seconds, 2),
+        "mirror_cpu_seconds_before": round(first[1], 2),
+    }
+
+
 def mirror_usage(cpu: dict[int, float]) -> int:
     """Proportional memory of all mirror processes and wandb's services, bytes; their processor seconds so far by
     process id go into `cpu`."""
@@ -158,7 +192,7 @@ def markdown(known: dict[str, Any]) -> str:
     for preset, record in known.items():
         modes = record["modes"]
         columns = list(next(iter(modes.values())))
-        lines += ["", f"## {preset}, N = 1", ""]
+        lines += ["", f"## {preset}, N = 1" if preset in ROUNDS else "## While one laptop run at N = 8 takes steps", ""]
         lines += [f"{record['date']}, {record['cores']} cores of {record['processor']}, medians of {record['rounds']}"]
         lines += [f"interleaved rounds, commit {record['commit']}", ""]
         lines += [f"| mode | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]

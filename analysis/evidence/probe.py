@@ -1,6 +1,7 @@
 """Claims about parameters and the first ten steps, from the configuration and the diagnostics at initialisation."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -18,7 +19,9 @@ PAPER_PARAMETERS = {12: 183.5, 24: 268.4, 48: 438.3}  # millions
 # The paper's "within ~4x" against the 8x of sqrt(N) growth over N = 1…64: their middle, in octaves.
 SPREAD_OCTAVES = 2.5
 LARGEST, SATURATED = 64, 32
-NEGLIGIBLE_COSINE = 0.1
+ASYMPTOTIC = 16  # loops from which on the growth of an update is measured, as in Figure 4's slopes
+# Cosines of unrelated vectors scatter by 1/sqrt(d): what is ±0.1 at the paper's width.
+CHANCE_COSINE = 0.1 * math.sqrt(PAPER_SHAPE["d_model"])
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +51,7 @@ def grows(records: Records, panel: str) -> Finding:
 
 def update_grows(records: Records, panel: str, exponent: float) -> Finding:
     """The change of h_N by the first step grows like N to the `exponent`."""
-    return _growth(records, panel, "update_rms", range(1, 2), exponent - HALF_STEP, exponent + HALF_STEP)
+    return _growth(records, panel, "update_rms", range(1, 2), exponent - HALF_STEP, exponent + HALF_STEP, ASYMPTOTIC)
 
 
 def update_saturates(records: Records, panel: str) -> Finding:
@@ -66,8 +69,19 @@ def update_saturates(records: Records, panel: str) -> Finding:
     return found.saying(f"{_fold(spread)} over N = 1…{LARGEST}; {_fold(last)} from {SATURATED} to {LARGEST}")
 
 
-def cosine_range(records: Records, panel: str, low: float = -math.inf, high: float = math.inf) -> Finding:
-    """Every off-diagonal cosine of block-level increments after ten steps lies between `low` and `high`."""
+def increments_align(records: Records, panel: str) -> Finding:
+    """Every off-diagonal cosine of block-level increments after ten steps is positive."""
+    return _cosine_range(records, panel, lambda d_model: (0.0, math.inf))
+
+
+def increments_unrelated(records: Records, panel: str) -> Finding:
+    """Every off-diagonal cosine of block-level increments after ten steps is as small as chance makes it."""
+    return _cosine_range(
+        records, panel, lambda d_model: (-CHANCE_COSINE * d_model**-0.5, CHANCE_COSINE * d_model**-0.5)
+    )
+
+
+def _cosine_range(records: Records, panel: str, limits: Callable[[int], tuple[float, float]]) -> Finding:
     cells = records.cells.get("increments")
     chosen = None if cells is None else cells[cells["panel"] == panel]
     if missing := unfinished(chosen, f"probe {panel}"):
@@ -80,17 +94,20 @@ def cosine_range(records: Records, panel: str, low: float = -math.inf, high: flo
     cosines = of_panel.loc[of_panel["i"] != of_panel["j"], "mean"]
     if cosines.empty:
         return Finding(Verdict.INCONCLUSIVE, why="points missing: diverged before its read-out")
-    inside = bool(cosines.between(low, high).all())
-    width = f", d = {chosen['d_model'].iloc[0]}" if "d_model" in chosen else ""
-    measured = f"in [{cosines.min():.3f}, {cosines.max():.3f}]{width}".replace("-", "−")
+    d_model = int(chosen["d_model"].iloc[0])
+    inside = bool(cosines.between(*limits(d_model)).all())
+    measured = f"in [{cosines.min():.3f}, {cosines.max():.3f}], d = {d_model}".replace("-", "−")
     return Finding(Verdict.HOLDS if inside else Verdict.FAILS, measured)
 
 
-def _growth(records: Records, panel: str, metric: str, steps: range, low: float, high: float) -> Finding:
+def _growth(
+    records: Records, panel: str, metric: str, steps: range, low: float, high: float, smallest: int = 1
+) -> Finding:
     table = _per_seed(records, panel, metric, steps)
     if isinstance(table, Finding):
         return table
     values, n = table
+    values, n = values[..., n >= smallest], n[n >= smallest]
     if len(n) < 3:
         return Finding(Verdict.INCONCLUSIVE, why="points missing: fewer than three depths")
     exponents = np.array([[_exponent(n, of_step) for of_step in of_seed] for of_seed in values])

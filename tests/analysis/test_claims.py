@@ -144,6 +144,13 @@ def test_range_of_cosines_decides_figure_3(low: float, high: float, deep: Verdic
     assert f"{high:.3f}]" in verdict("fig3-loop", increments(low, high)).measured
 
 
+@pytest.mark.parametrize(("d_model", "expected"), [(64, Verdict.HOLDS), (768, Verdict.FAILS)])
+def test_cosines_of_chance_shrink_with_the_width(d_model: int, expected: Verdict) -> None:
+    records = increments(-0.2, 0.2)
+    cells = {"increments": records.cells["increments"].assign(d_model=d_model)}
+    assert verdict("fig3-deep", replace(records, cells=cells)).verdict is expected
+
+
 def moved(rule: str, octaves: float) -> Change:
     """The N = 8 curves of a rule, with their rates that many octaves higher."""
 

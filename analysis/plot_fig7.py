@@ -72,7 +72,7 @@ def draw(cells: pd.DataFrame, norms: pd.DataFrame) -> Figure:
         at_depth = cells[cells["n_layers"] == n_layers]
         _draw_panel(axes, norms[norms["n_layers"] == n_layers], colors)
         ratio = finals.loc[finals["n_layers"] == n_layers, "fold_range"].iloc[0]
-        ends = f", final norms within {ratio:.3g}×" if ratio == ratio else ""
+        ends = f"\nfinal norms within {ratio:.3g}×" if ratio == ratio else ""
         depth = panels.depth_text(n_layers, at_depth["depth_multiplier"].iloc[0])
         axes.set_title(f"{depth}{ends}", loc="left")
         axes.set_xlabel("loop step $n$")

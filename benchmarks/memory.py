@@ -19,7 +19,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from results import write_results
+from results_page import write_results
 from train_step import run_config, trainer
 
 from model.loss import head_cross_entropy

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import yaml
 from peers import GemmFloor, HuggingFace
-from results import write_results
+from results_page import write_results
 from rich.console import Console
 from rich.table import Table
 

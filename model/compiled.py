@@ -37,6 +37,7 @@ class Programs:
 
     def __init__(self, block: Block, rotary: Tensor, batch: int) -> None:
         names = [name for name, _ in block.named_parameters()]
+        self.n_weights = len(names)
 
         def apply(*inputs: Tensor) -> Tensor:
             *weights, scale, x, rotary = inputs
@@ -126,8 +127,7 @@ class _Stack(torch.autograd.Function):
     def forward(
         ctx: Any, passes: Programs, course: Course, keep: bool, rotary: Tensor, scale: Tensor, h: Tensor, *flat: Tensor
     ) -> Tensor:
-        per_block = len(flat) // (1 + max(map(max, course.segments)))
-        weights = [flat[i : i + per_block] for i in range(0, len(flat), per_block)]
+        weights = [flat[i : i + passes.n_weights] for i in range(0, len(flat), passes.n_weights)]
         kept: list[Any] = []
         for n, layers in enumerate(course.segments, start=1):
             start, saved = h, []

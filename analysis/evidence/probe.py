@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.evidence.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
 from analysis.intervals import Estimate, mean_over_seeds
+from analysis.probe import SLOPE_RANGES
 from analysis.records import Records
 
 # Growth is an exponent p of n^p, and theory knows p = 0, 1/2 and 1. An exponent is taken for the one it is nearest to.
@@ -19,7 +20,7 @@ PAPER_PARAMETERS = {12: 183.5, 24: 268.4, 48: 438.3}  # millions
 # The paper's "within ~4x" against the 8x of sqrt(N) growth over N = 1…64: their middle, in octaves.
 SPREAD_OCTAVES = 2.5
 LARGEST, SATURATED = 64, 32
-ASYMPTOTIC = 16  # loops from which on the growth of an update is measured, as in Figure 4's slopes
+ASYMPTOTIC = SLOPE_RANGES[0][0]  # loops from which on the growth of an update is measured, as in Figure 4
 # Cosines of unrelated vectors scatter by 1/sqrt(d): what is ±0.1 at the paper's width.
 CHANCE_COSINE = 0.1 * math.sqrt(PAPER_SHAPE["d_model"])
 
@@ -71,17 +72,15 @@ def update_saturates(records: Records, panel: str) -> Finding:
 
 def increments_align(records: Records, panel: str) -> Finding:
     """Every off-diagonal cosine of block-level increments after ten steps is positive."""
-    return _cosine_range(records, panel, lambda d_model: (0.0, math.inf))
+    return _cosine_finding(records, panel, lambda cosines, d_model: cosines >= 0)
 
 
 def increments_unrelated(records: Records, panel: str) -> Finding:
     """Every off-diagonal cosine of block-level increments after ten steps is as small as chance makes it."""
-    return _cosine_range(
-        records, panel, lambda d_model: (-CHANCE_COSINE * d_model**-0.5, CHANCE_COSINE * d_model**-0.5)
-    )
+    return _cosine_finding(records, panel, lambda cosines, d_model: cosines.abs() <= CHANCE_COSINE * d_model**-0.5)
 
 
-def _cosine_range(records: Records, panel: str, limits: Callable[[int], tuple[float, float]]) -> Finding:
+def _cosine_finding(records: Records, panel: str, is_as_claimed: Callable[[Any, int], Any]) -> Finding:
     cells = records.cells.get("increments")
     chosen = None if cells is None else cells[cells["panel"] == panel]
     if missing := unfinished(chosen, f"probe {panel}"):
@@ -95,9 +94,9 @@ def _cosine_range(records: Records, panel: str, limits: Callable[[int], tuple[fl
     if cosines.empty:
         return Finding(Verdict.INCONCLUSIVE, why="points missing: diverged before its read-out")
     d_model = int(chosen["d_model"].iloc[0])
-    inside = bool(cosines.between(*limits(d_model)).all())
+    as_claimed = bool(is_as_claimed(cosines, d_model).all())
     measured = f"in [{cosines.min():.3f}, {cosines.max():.3f}], d = {d_model}".replace("-", "−")
-    return Finding(Verdict.HOLDS if inside else Verdict.FAILS, measured)
+    return Finding(Verdict.HOLDS if as_claimed else Verdict.FAILS, measured)
 
 
 def _growth(

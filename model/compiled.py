@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
@@ -19,11 +20,30 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from model.config import ModelConfig
 from model.transformer import Block, Observer, rotary_table
 
+SHORT = 128  # tokens up to which attention with all its scores is faster than the flash kernel
 log = logging.getLogger(__name__)
+
+
+class _Spelled(TorchFunctionMode):
+    """Writes two functions out, so that they fuse: SiLU, whose own backward pass takes a second exponential, and
+    attention with `mask` (T, T), 0 or −∞, added to its scores; without one it stays the flash kernel."""
+
+    def __init__(self, mask: Tensor | None) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.silu:
+            return args[0] * torch.sigmoid(args[0])
+        if func is F.scaled_dot_product_attention and self.mask is not None:
+            q, k, v = args
+            return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + self.mask, dim=-1) @ v
+        return func(*args, **(kwargs or {}))
 
 
 class Programs:
@@ -37,16 +57,20 @@ class Programs:
 
     def __init__(self, block: Block, rotary: Tensor, batch: int) -> None:
         names = [name for name, _ in block.named_parameters()]
+        seq_len = rotary.shape[1]
         self.n_weights = len(names)
+        self._masks = [torch.full((seq_len, seq_len), -torch.inf).triu(1)] if seq_len <= SHORT else []
 
         def apply(*inputs: Tensor) -> Tensor:
-            *weights, scale, x, rotary = inputs
+            weights, (scale, x, rotary, *masks) = inputs[: len(names)], inputs[len(names) :]
             state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
-            y: Tensor = functional_call(block, state, (x, rotary))
+            with _Spelled(masks[0] if masks else None):
+                y: Tensor = functional_call(block, state, (x, rotary))
             return y
 
-        x = torch.zeros(batch, rotary.shape[1], block.attention.out.in_features)
-        inputs = [*(torch.empty_like(weight) for weight in block.parameters()), block.residual_scale, x, rotary]
+        x = torch.zeros(batch, seq_len, block.attention.out.in_features)
+        weights = [torch.empty_like(weight) for weight in block.parameters()]
+        inputs = [*weights, block.residual_scale, x, rotary, *self._masks]
         traced = make_fx(apply, tracing_mode="fake")(*inputs)
         for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
             for tensor in (inputs[i], node.meta["val"]):
@@ -59,7 +83,7 @@ class Programs:
         ):
             compiled: Any = compile_fx(traced, inputs, inner_compile=self._keep)
             compiled(*inputs).sum().backward()
-        self._forward, self._backward = self._made
+        self._forward, self._backward = (made.current_callable for made in self._made)
 
     def _keep(self, *args: Any, **kwargs: Any) -> Any:
         self._made.append(compile_fx_inner(*args, **kwargs))
@@ -69,14 +93,14 @@ class Programs:
         self, weights: Sequence[Tensor], scale: Tensor, x: Tensor, rotary: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """The block's output (B, T, d_model), and what `backward` needs."""
-        y, *saved = self._forward([*weights, scale, x, rotary])
+        y, *saved = self._forward([*weights, scale, x, rotary, *self._masks])
         return y, saved
 
     def backward(self, saved: list[Tensor], grad: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients of the weights and of x, from that of y; empties `saved`."""
         saved.append(grad)
-        *grads, _scale, grad_x, _rotary = self._backward(saved)
-        return grads, grad_x
+        grads = self._backward(saved)
+        return list(grads[: self.n_weights]), grads[self.n_weights + 1]
 
 
 @cache

@@ -14,21 +14,6 @@ from torch import Tensor
 from model.config import CHUNK_LOGITS
 
 
-def _score_(logits: Tensor, targets: Tensor, n_tokens: Tensor) -> Tensor:
-    """Replace logits (C, V) by their gradient in the mean loss over `n_tokens`, (softmax − onehot) / n_tokens.
-
-    Returns:
-        The summed negative log-likelihood of `targets` (C,), in nats.
-    """
-    column = targets[:, None]
-    logits -= logits.amax(dim=-1, keepdim=True)
-    target_logits = logits.gather(1, column)
-    total = logits.exp_().sum(dim=-1, keepdim=True)
-    logits /= total * n_tokens
-    logits.scatter_add_(1, column, (-1 / n_tokens).expand_as(column))
-    return (total.log() - target_logits).sum()
-
-
 class _HeadCrossEntropy(torch.autograd.Function):
     """Mean negative log-likelihood of `targets` under softmax(hidden · weightᵀ)."""
 
@@ -36,19 +21,19 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
-        n_tokens = hidden.new_full((), hidden.shape[0], dtype=torch.float32)
-        loss = torch.zeros_like(n_tokens)
-        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
         grad_head = torch.zeros_like(weight) if needs_grad else None
         n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
         start = 0
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
-            logits = (h @ head.T).float()  # (C, V)
-            loss += _score_(logits, t, n_tokens)
+            scores = torch.log_softmax(h @ head.T, dim=-1, dtype=torch.float32)  # (C, V)
+            column = t[:, None]
+            loss -= scores.gather(1, column).sum()
             if grad_hidden is None or grad_head is None:
                 continue
-            grad = logits.to(dtype)
-            grad_hidden[start : start + len(h)] = grad @ head
+            grad = scores.exp_().scatter_add_(1, column, scores.new_full((), -1.0).expand_as(column)).to(dtype)
+            torch.mm(grad, head, out=grad_hidden[start : start + len(h)])
             if dtype == weight.dtype:
                 grad_head.addmm_(grad.T, h)
             else:
@@ -56,12 +41,14 @@ class _HeadCrossEntropy(torch.autograd.Function):
             start += len(h)
         if needs_grad:
             ctx.save_for_backward(grad_hidden, grad_head)
-        return loss / n_tokens
+            ctx.dtype = hidden.dtype
+        return loss / targets.numel()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * grad_outputs[0], grad_head * grad_outputs[0], None, None
+        scale = grad_outputs[0] / len(grad_hidden)
+        return grad_hidden.to(ctx.dtype) * scale, grad_head * scale, None, None
 
 
 def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

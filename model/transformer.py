@@ -64,10 +64,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """(B, T, d_model) → (B, T, d_model)."""
         batch, seq_len, d_model = x.shape
-        qkv = self.qkv(x).view(batch, seq_len, 3, self.n_heads, -1)  # (B, T, 3, H, D)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        q, k = rotate(qkv[:2], rotary)
-        y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=True)  # (B, H, T, D)
+        parts = self.qkv(x).split(d_model, dim=-1)
+        q, k, v = (part.view(batch, seq_len, self.n_heads, -1).transpose(1, 2) for part in parts)  # (B, H, T, D)
+        y = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, is_causal=True)  # (B, H, T, D)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
         return out
 

@@ -12,38 +12,22 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.decomposition import select_decomp_table
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 
 from model.config import ModelConfig
+from model.spelled import DECOMPOSITIONS, Spelled
 from model.transformer import Block, Observer, rotary_table
 
 SHORT = 128  # tokens up to which attention with all its scores is faster than the flash kernel
+TOKENS_PER_WIDTH = 8  # tokens in units of d_model from which transposing the weights once a step pays
 log = logging.getLogger(__name__)
-
-
-class _Spelled(TorchFunctionMode):
-    """Writes two functions out, so that they fuse: SiLU, whose own backward pass takes a second exponential, and
-    attention with `mask` (T, T), 0 or −∞, added to its scores; without one it stays the flash kernel."""
-
-    def __init__(self, mask: Tensor | None) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.silu:
-            return args[0] * torch.sigmoid(args[0])
-        if func is F.scaled_dot_product_attention and self.mask is not None:
-            q, k, v = args
-            return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + self.mask, dim=-1) @ v
-        return func(*args, **(kwargs or {}))
 
 
 class Programs:
@@ -57,31 +41,35 @@ class Programs:
 
     def __init__(self, block: Block, rotary: Tensor, batch: int) -> None:
         names = [name for name, _ in block.named_parameters()]
-        seq_len = rotary.shape[1]
+        seq_len, d_model = rotary.shape[1], block.attention.out.in_features
         self.n_weights = len(names)
+        self._transposes = batch * seq_len >= TOKENS_PER_WIDTH * d_model
         self._masks = [torch.full((seq_len, seq_len), -torch.inf).triu(1)] if seq_len <= SHORT else []
+        layer = self.layer([torch.empty_like(weight) for weight in block.parameters()])
+        self._x = len(layer) + 1  # its place among the inputs
 
         def apply(*inputs: Tensor) -> Tensor:
-            weights, (scale, x, rotary, *masks) = inputs[: len(names)], inputs[len(names) :]
+            weights, transposed = inputs[: len(names)], inputs[len(names) : len(layer)]
+            scale, x, rotary, *masks = inputs[len(layer) :]
+            matrices = [id(weight) for weight in weights if weight.dim() == 2]
             state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
-            with _Spelled(masks[0] if masks else None):
+            with Spelled(masks[0] if masks else None, dict(zip(matrices, transposed, strict=False))):
                 y: Tensor = functional_call(block, state, (x, rotary))
             return y
 
-        x = torch.zeros(batch, seq_len, block.attention.out.in_features)
-        weights = [torch.empty_like(weight) for weight in block.parameters()]
-        inputs = [*weights, block.residual_scale, x, rotary, *self._masks]
+        inputs = [*layer, block.residual_scale, torch.zeros(batch, seq_len, d_model), rotary, *self._masks]
         traced = make_fx(apply, tracing_mode="fake")(*inputs)
         for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
             for tensor in (inputs[i], node.meta["val"]):
-                tensor.requires_grad_(i < len(names) or i == len(names) + 1)  # weights and x
+                tensor.requires_grad_(i < len(names) or i == self._x)
         self._made: list[Any] = []
+        decompositions = {**select_decomp_table(), **DECOMPOSITIONS}
         with (
             inductor_config.patch(cpp_wrapper=True),  # kernels are called from C++ too
             functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
             torch.enable_grad(),
         ):
-            compiled: Any = compile_fx(traced, inputs, inner_compile=self._keep)
+            compiled: Any = compile_fx(traced, inputs, inner_compile=self._keep, decompositions=decompositions)
             compiled(*inputs).sum().backward()
         self._forward, self._backward = (made.current_callable for made in self._made)
 
@@ -89,18 +77,20 @@ class Programs:
         self._made.append(compile_fx_inner(*args, **kwargs))
         return self._made[-1]
 
-    def forward(
-        self, weights: Sequence[Tensor], scale: Tensor, x: Tensor, rotary: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    def layer(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """What the passes take of a layer: its weights, and where that pays its matrices transposed as well."""
+        return [*weights, *(weight.mT.contiguous() for weight in weights if self._transposes and weight.dim() == 2)]
+
+    def forward(self, layer: Sequence[Tensor], scale: Tensor, x: Tensor, rotary: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The block's output (B, T, d_model), and what `backward` needs."""
-        y, *saved = self._forward([*weights, scale, x, rotary, *self._masks])
+        y, *saved = self._forward([*layer, scale, x, rotary, *self._masks])
         return y, saved
 
     def backward(self, saved: list[Tensor], grad: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients of the weights and of x, from that of y; empties `saved`."""
         saved.append(grad)
         grads = self._backward(saved)
-        return list(grads[: self.n_weights]), grads[self.n_weights + 1]
+        return list(grads[: self.n_weights]), grads[self._x]
 
 
 @cache
@@ -151,32 +141,32 @@ class _Stack(torch.autograd.Function):
     def forward(
         ctx: Any, passes: Programs, course: Course, keep: bool, rotary: Tensor, scale: Tensor, h: Tensor, *flat: Tensor
     ) -> Tensor:
-        weights = [flat[i : i + passes.n_weights] for i in range(0, len(flat), passes.n_weights)]
+        stack = [passes.layer(flat[i : i + passes.n_weights]) for i in range(0, len(flat), passes.n_weights)]
         kept: list[Any] = []
         for n, layers in enumerate(course.segments, start=1):
             start, saved = h, []
             for layer in layers:
-                h, activations = passes.forward(weights[layer], scale, h, rotary)
+                h, activations = passes.forward(stack[layer], scale, h, rotary)
                 if keep and not course.recompute:
                     saved.append(activations)
             if keep:
                 kept.append(start if course.recompute else saved)
             if course.observe is not None:
                 course.observe(n, h)
-        ctx.state = passes, course, rotary, scale, weights, kept
+        ctx.state = passes, course, rotary, scale, stack, kept
         return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        passes, course, rotary, scale, weights, kept = ctx.state
-        grads: list[list[Tensor] | None] = [None] * len(weights)
+        passes, course, rotary, scale, stack, kept = ctx.state
+        grads: list[list[Tensor] | None] = [None] * len(stack)
         for layers in reversed(course.segments):
             saved = kept.pop()
             if course.recompute:
                 h, saved = saved, []
                 for layer in layers:
-                    h, activations = passes.forward(weights[layer], scale, h, rotary)
+                    h, activations = passes.forward(stack[layer], scale, h, rotary)
                     saved.append(activations)
             for layer in reversed(layers):
                 of_weights, grad = passes.backward(saved.pop(), grad)

@@ -129,6 +129,7 @@ class Trainer:
         self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
         self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
         self.model, self.optimizer = initialized(config, execution, self.device)
+        self._parameters = list(self.model.parameters())
         self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0
         self.val_loss = math.nan
@@ -221,8 +222,8 @@ class Trainer:
             part_loss = self._loss(part) * (len(part) / config.batch_sequences)
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-        self.ranks.sum_([loss, *(p.grad for p in self.model.parameters() if p.grad is not None)])
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or math.inf)
+        self.ranks.sum_([loss, *(p.grad for p in self._parameters if p.grad is not None)])
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.grad_clip or math.inf)
         factor = config.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor

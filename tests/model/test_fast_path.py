@@ -34,6 +34,20 @@ def test_loss_and_gradients_agree(make_model, tokens, n_loops, rule, recompute) 
         assert float((gradient - reference[name]).norm()) <= REL * float(reference[name].norm()), name
 
 
+@pytest.mark.parametrize("short", [0, 1024], ids=["flash", "scores"])
+@pytest.mark.parametrize("tokens_per_width", [0, 1e9], ids=["transposed", "as-stored"])
+def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, tokens_per_width, short) -> None:
+    monkeypatch.setattr(compiled, "SHORT", short)
+    monkeypatch.setattr(compiled, "TOKENS_PER_WIDTH", tokens_per_width)
+    monkeypatch.setattr(compiled, "programs", compiled.programs.__wrapped__)
+    plain, fast = make_model(n_loops=2), make_model(n_loops=2)
+    fast.compile_blocks()
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    reference = gradients(plain, plain_loss(plain, inputs, targets))
+    for name, gradient in gradients(fast, fast(inputs, targets)).items():
+        assert float((gradient - reference[name]).norm()) <= REL * float(reference[name].norm()), name
+
+
 def test_one_compiled_block_serves_every_loop_count_rule_and_depth(make_model, tokens) -> None:
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 

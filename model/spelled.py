@@ -1,0 +1,71 @@
+"""Parts of a block written out for the compiler, as they are fastest on a CPU at small shapes; the same numbers.
+
+`model.transformer` says each of them the usual way; `Spelled` puts these in their place while a block is traced.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+@torch.library.custom_op("loopsweep::product", mutates_args=())
+def product(x: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
+    """x (tokens, I) · weightᵀ (I, O), given both layouts of the weight.
+
+    A product of some thousand rows with a small matrix takes up to a third longer where its right side is transposed,
+    so the forward pass uses one layout and the backward pass the other. Differentiable in x and weight.
+    """
+    return x @ transposed
+
+
+@product.register_fake
+def _(x: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    x, weight = ctx.saved_tensors
+    fan_out, fan_in = weight.shape
+    return grad @ weight, (x.mT @ grad).mT if fan_out > fan_in else grad.mT @ x, None
+
+
+product.register_autograd(_gradients, setup_context=_remember)
+
+DECOMPOSITIONS = {torch.ops.loopsweep.product.default: lambda x, weight, transposed: x @ transposed}
+
+
+class Spelled(TorchFunctionMode):
+    """While it is entered, a block's functions are written out.
+
+    - SiLU by its sigmoid, so that the backward pass takes one exponential and not two;
+    - attention by all its scores, where a mask is given;
+    - linear maps by `product`, where transposed weights are given.
+
+    Args:
+        mask: (T, T), added to the scores: 0 where a query sees a key, else −∞.
+        transposed: weightᵀ (I, O) of every matrix, by the matrix's `id`.
+    """
+
+    def __init__(self, mask: Tensor | None, transposed: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.mask, self.transposed = mask, transposed
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch in place of every function of it."""
+        if func is F.silu:
+            return args[0] * torch.sigmoid(args[0])
+        if func is F.scaled_dot_product_attention and self.mask is not None:
+            q, k, v = args
+            return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + self.mask, dim=-1) @ v
+        if func is F.linear and self.transposed:
+            x, weight, _ = args
+            return product(x.flatten(0, 1), weight, self.transposed[id(weight)]).unflatten(0, x.shape[:2])
+        return func(*args, **(kwargs or {}))

@@ -93,7 +93,7 @@ def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str
     finished, diverged = int(cells["state"].isin(FINISHED).sum()), int((cells["state"] == "diverged").sum())
     parts = [
         f"preset {', '.join(sorted(set(cells['preset'])))}",
-        replicas or _seeds(sorted(set(cells["seed"]))),
+        replicas or _replicas(cells),
         f"{finished} of {len(cells)} points finished" + (f", {diverged} diverged" if diverged else ""),
         *notes,
         f"sweep {cells['sweep'].iloc[0]}",
@@ -101,8 +101,18 @@ def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str
     return "  ·  ".join(parts)
 
 
+def _replicas(cells: pd.DataFrame) -> str:
+    """Which seeds the points are of; panel by panel where the panels differ."""
+    panels: dict[tuple[int, ...], str] = {}
+    for panel, of_panel in cells.groupby("panel"):
+        seeds = tuple(sorted(set(of_panel["seed"])))
+        panels[seeds] = panels.get(seeds, "") + str(panel)[-1]
+    if len(panels) > 1:
+        return "mean over seeds " + ", ".join(f"{_seeds(seeds)} ({letters})" for seeds, letters in panels.items())
+    (seeds,) = panels
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {_seeds(seeds)}"
+
+
 def _seeds(seeds: Sequence[int]) -> str:
-    if len(seeds) == 1:
-        return f"seed {seeds[0]}"
     consecutive = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return f"mean over seeds {f'{seeds[0]}…{seeds[-1]}' if consecutive else ', '.join(map(str, seeds))}"
+    return f"{seeds[0]}…{seeds[-1]}" if consecutive else ", ".join(map(str, seeds))

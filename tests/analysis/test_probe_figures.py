@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import plot_fig2, plot_fig4, plot_fig9, probe, style, updates
+from analysis import plot_fig2, plot_fig4, plot_fig9, probe, script, style, updates
 
 ProbeTables = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
 WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]
@@ -44,6 +44,14 @@ def test_line_t_of_figure_2_is_the_forward_pass_of_step_t(probe_tables: ProbeTab
     drawn = lines(draw_fig2(cells, curves), panel=5)
     # Planted under the linear rule: R = 1 + 0.05 per update made; the tenth step's pass has nine behind it.
     assert [line[0] for line in drawn] == pytest.approx([1 + 0.05 * made for made in range(10)])
+
+
+def test_footer_names_the_seeds_panel_by_panel_where_they_differ(probe_tables: ProbeTables) -> None:
+    cells, _ = probe_tables(seeds=(0, 1, 2))
+    assert "mean over seeds 0…2  ·" in script.footer(cells)
+    deep = cells["panel"].isin(["fig2a", "fig2b", "fig2c"])
+    assert "mean over seeds 0, 1 (abc), 0…2 (def)  ·" in script.footer(cells[~deep | (cells["seed"] < 2)])
+    assert "seed 1  ·" in script.footer(cells[cells["seed"] == 1])
 
 
 def test_planted_growth_of_r_is_the_printed_range(

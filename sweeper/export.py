@@ -99,7 +99,8 @@ def readouts_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
 
 def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
     """Rows of `READOUT_COLUMNS` as a table."""
-    return pd.DataFrame(list(rows), columns=READOUT_COLUMNS).astype({"i": "int32", "j": "int32"})
+    types = {"i": "int32", "j": "int32", "mean": "float64", "std": "float64"}  # also where there are no rows
+    return pd.DataFrame(list(rows), columns=READOUT_COLUMNS).astype(types)
 
 
 def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from analysis import cosines, plot_fig3, plot_fig6, plot_fig7, plot_fig8, style, trained
 from sweeper.errors import UserError
+from sweeper.export import readouts_frame
 
 Tables = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
 CellTable = Callable[..., pd.DataFrame]
@@ -93,7 +94,7 @@ def test_every_cell_of_a_small_heat_map_is_annotated() -> None:
 
 
 def trained_cells() -> pd.DataFrame:
-    row = {"sweep": "s", "preset": "p", "rule": "linear", "n_loops": 2, "base_lr": 1e-3, "seed": 0}
+    row = {"sweep": "s", "preset": "p", "panel": "b", "rule": "linear", "n_loops": 2, "base_lr": 1e-3, "seed": 0}
     depths = {"n_layers": [2, 4], "depth_multiplier": [1.0, 2.0], "state": ["done", "failed"]}
     return pd.DataFrame(depths).assign(**row)
 
@@ -112,6 +113,13 @@ def test_trajectories_end_at_the_planted_norm_for_every_n(
     trajectory = pd.read_csv(tmp_path / "fig7.csv").query("n_layers == 8 and n_loops == 4 and seed == 0")
     assert trajectory["norm"].to_list() == pytest.approx([10.0, 27.5, 45.0, 62.5, 80.0])
     assert set(pd.read_csv(tmp_path / "fig7.csv").query("norm.isna()")["state"]) == {"failed", "pending"}
+
+
+@pytest.mark.parametrize("script", [plot_fig6, plot_fig7, plot_fig8])
+def test_runs_without_read_outs_leave_empty_panels(
+    script: object, cell_table: CellTable, store: Store, tmp_path: Path
+) -> None:
+    assert draw(script, store(tmp_path, cell_table(), readouts=readouts_frame([])), tmp_path) == 0
 
 
 def test_base_rate_is_the_presets_own(cell_table: CellTable) -> None:

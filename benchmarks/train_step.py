@@ -6,7 +6,8 @@
 
 Candidates take turns (A B C D, A B C D, …), each in a process of its own, and medians over the turns are compared.
 `ours` is what a worker of a sweep does; the others have torch's defaults. `--json benchmarks/train_step.json` adds the
-points measured to that file and rewrites RESULTS.md beside it. Needs the `bench` extra: pip install -e '.[bench]'
+points measured to that file and rewrites RESULTS.md beside it. All candidates stay in memory: at the paper's shape that
+is more than 24 GiB, so measure it there with `--candidates floor,ours,hf` and `ours,hf_compiled`. Needs the `bench` extra: pip install -e '.[bench]'
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The looped stack of a CPU run as compiled programs, called from one autograd node.
 
-A block is compiled once, forward and backward; every layer, loop step, N and rule uses the same two programs, because
-weights, ε and the rotary table are their inputs. `torch.compile` on the module makes the same kernels, but goes through
-guards and an autograd node of its own at every application, which at small widths is a quarter of the step.
+A block is compiled once, forward and backward, as `model.spelled` writes it; every layer, loop step, N and rule uses
+the same two programs, because weights, ε and the rotary table are their inputs. `torch.compile` on the module would go
+through guards and an autograd node of its own at every application, which at small widths is a quarter of the step.
 """
 
 import logging

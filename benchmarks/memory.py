@@ -101,9 +101,9 @@ def draw(known: dict[str, Any]) -> None:
         points = [p for p in known.get("loops", []) if p["recompute"] == recompute]
         left.plot([p["loops"] for p in points], [p["peak_gib"] for p in points], "o-", label=f"activations {label}")
     points = known.get("vocabulary", [])
-    right.plot([p["vocabulary"] for p in points], [p["peak_gib"] for p in points], "o-", label="N = 1")
+    right.plot([p["vocabulary"] / 1000 for p in points], [p["peak_gib"] for p in points], "o-", label="N = 1")
     left.set(xlabel="loop count N", ylabel="peak memory of a step (GiB)", xscale="log", ylim=(0, None))
-    right.set(xlabel="vocabulary")
+    right.set(xlabel="vocabulary (thousands)")
     left.set_xticks(LOOPS, [str(n) for n in LOOPS], minor=False)
     for axes in (left, right):
         axes.legend(frameon=False)

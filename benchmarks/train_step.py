@@ -97,7 +97,7 @@ def measure(shape: str, loops: int, threads: int, device: str, turns: int, candi
         if "ours" in median:
             step = median["ours"]
             rates = {"tokens_per_s": config.batch_tokens / step, "model_flops_per_s": flops / step}
-            point = {"step_s": step, **rates, **point}
+            point = {"step_s": step, **rates, **point}  # the first group's stay
             for name in median.keys() - {"ours"}:
                 ratio = step / median[name] if name == "floor" else median[name] / step
                 point |= {f"{name}_s": median[name], f"vs_{name}": ratio}

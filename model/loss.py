@@ -2,7 +2,7 @@
 
 At the paper's vocabulary of 128,256 the logits of 2,048 tokens take 1 GiB, and autograd would keep them and their
 softmax. Here each chunk of tokens is scored, turned into its gradient in place and dropped within the forward pass, so
-that memory is one chunk of logits plus the head's gradient.
+that memory is one chunk of logits, its log-probabilities and the head's gradient.
 """
 
 from typing import Any

@@ -39,7 +39,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
 
 product.register_autograd(_gradients, setup_context=_remember)
 
-DECOMPOSITIONS = {torch.ops.loopsweep.product.default: lambda x, weight, transposed: x @ transposed}
+DECOMPOSITIONS = {torch.ops.loopsweep.product.default: lambda x, weight, transposed: x @ transposed}  # for inductor
 
 
 class Spelled(TorchFunctionMode):

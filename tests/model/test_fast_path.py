@@ -19,6 +19,11 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def assert_close(found: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> None:
+    for name, gradient in found.items():
+        assert float((gradient - reference[name]).norm()) <= REL * float(reference[name].norm()), name
+
+
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("n_loops", [1, 2, 4, 8])
@@ -30,8 +35,7 @@ def test_loss_and_gradients_agree(make_model, tokens, n_loops, rule, recompute) 
     expected, found = plain_loss(plain, inputs, targets), fast(inputs, targets)
     assert found.item() == pytest.approx(expected.item(), rel=REL)
     reference = gradients(plain, expected)
-    for name, gradient in gradients(fast, found).items():
-        assert float((gradient - reference[name]).norm()) <= REL * float(reference[name].norm()), name
+    assert_close(gradients(fast, found), reference)
 
 
 @pytest.mark.parametrize("short", [0, 1024], ids=["flash", "scores"])
@@ -44,8 +48,7 @@ def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, token
     fast.compile_blocks()
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     reference = gradients(plain, plain_loss(plain, inputs, targets))
-    for name, gradient in gradients(fast, fast(inputs, targets)).items():
-        assert float((gradient - reference[name]).norm()) <= REL * float(reference[name].norm()), name
+    assert_close(gradients(fast, fast(inputs, targets)), reference)
 
 
 def test_one_compiled_block_serves_every_loop_count_rule_and_depth(make_model, tokens) -> None:

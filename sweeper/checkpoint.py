@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `state` for `step`, then its checksum, then drop all but the last two.
+    """Write `state` for `step` and drop all but the last two.
+
+    The checksum is in place before the checkpoint takes its name, so a kill leaves it whole or not at all.
 
     Args:
         directory: the run's checkpoint directory; made if missing.
@@ -29,7 +31,8 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
     target = directory / f"step-{step:08d}.pt"
     with replacing(target) as file:
         torch.save(state, file)
-    write_json(target.with_suffix(".json"), {"step": step, "sha256": _checksum(target)})
+        file.flush()
+        write_json(target.with_suffix(".json"), {"step": step, "sha256": _checksum(Path(file.name))})
     for old in sorted(directory.glob("step-*.pt"))[:-KEEP]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
@@ -57,7 +60,7 @@ def _checksum(path: Path) -> str:
 
 
 def _recorded_checksum(checkpoint: Path) -> str | None:
-    """What its writer noted; None where that is missing or torn, as a kill between the two files leaves it."""
+    """What its writer noted; None where that is missing or torn."""
     try:
         record = read_json(checkpoint.with_suffix(".json"))
     except UserError:

@@ -89,6 +89,7 @@ def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, se
         seat.call_off()
         return Outcome(finished["state"]), finished["reason"]
     config, execution = rundir.load()
+    origin = provenance()  # now: the checkout may move on while the run trains
     if seat.rank == 0:
         rundir.clear_failure()
         report = _noting_progress(rundir, report)
@@ -105,9 +106,7 @@ def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, se
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
     if seat.rank == 0:
-        rundir.write_result(
-            {"run_id": rundir.path.name, **outcome, "provenance": provenance() | _gpus(execution, seat)}
-        )
+        rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": origin | _gpus(execution, seat)})
     return Outcome(outcome["state"]), outcome["reason"]
 
 

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "tokenizers", "datasets")
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Origin of the code, package versions, Python, processor."""
+    """Origin of the code, package versions, Python, processor, as they are when a process first asks."""
     return {
         **code_origin(),
         "python": platform.python_version(),

@@ -68,6 +68,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tmp_path: Path, da
     assert load_checkpoint(directory, CPU) is None
 
 
+def test_a_kill_between_checksum_and_checkpoint_leaves_the_one_before_it_and_no_warning(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
+    directory = saved(tmp_path / "checkpoint", 4)
+    real_replace = Path.replace
+
+    class Killed(BaseException):
+        pass
+
+    def replace(path: Path, target: Path) -> None:
+        if target.suffix == ".pt":
+            raise Killed
+        real_replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Killed):
+        saved(directory, 8)
+    monkeypatch.undo()
+    assert (directory / "step-00000008.json").exists()
+    assert load_checkpoint(directory, CPU)["step"] == 4
+    assert not caplog.text
+    assert load_checkpoint(saved(directory, 8), CPU)["step"] == 8
+
+
 class Bomb:
     """Writes a file when unpickled."""
 

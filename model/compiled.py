@@ -6,7 +6,7 @@ through guards and an autograd node of its own at every application, which at sm
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.config import ModelConfig
@@ -28,6 +29,30 @@ from model.transformer import Block, Observer, rotary_table
 SHORT = 128  # tokens up to which attention with all its scores is faster than the flash kernel
 TOKENS_PER_WIDTH = 8  # tokens in units of d_model from which transposing the weights once a step pays
 log = logging.getLogger(__name__)
+
+
+def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) -> list[Callable[..., Any]]:
+    """The compiled programs of a graph: its forward pass and, if asked for, the backward pass from its first output.
+
+    Each takes a list of tensors, which it empties, and is called without guards.
+    """
+    made: list[Any] = []
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        made.append(compile_fx_inner(*args, **kwargs))
+        return made[-1]
+
+    with (
+        inductor_config.patch(cpp_wrapper=True),  # kernels are called from C++ too
+        functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
+        torch.set_grad_enabled(backward),
+    ):
+        decompositions = {**select_decomp_table(), **DECOMPOSITIONS}
+        compiled: Any = compile_fx(traced, inputs, inner_compile=keep, decompositions=decompositions)
+        output = compiled(*inputs)
+        if backward:
+            output.sum().backward()
+    return [part.current_callable for part in made]
 
 
 class Programs:
@@ -62,20 +87,7 @@ class Programs:
         for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
             for tensor in (inputs[i], node.meta["val"]):
                 tensor.requires_grad_(i < len(names) or i == self._x)
-        self._made: list[Any] = []
-        decompositions = {**select_decomp_table(), **DECOMPOSITIONS}
-        with (
-            inductor_config.patch(cpp_wrapper=True),  # kernels are called from C++ too
-            functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
-            torch.enable_grad(),
-        ):
-            compiled: Any = compile_fx(traced, inputs, inner_compile=self._keep, decompositions=decompositions)
-            compiled(*inputs).sum().backward()
-        self._forward, self._backward = (made.current_callable for made in self._made)
-
-    def _keep(self, *args: Any, **kwargs: Any) -> Any:
-        self._made.append(compile_fx_inner(*args, **kwargs))
-        return self._made[-1]
+        self._forward, self._backward = compile_parts(traced, inputs, backward=True)
 
     def layer(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """What the passes take of a layer: its weights, and where that pays its matrices transposed as well."""

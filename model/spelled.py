@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+QUERIES_AT_ONCE = 64  # rows of the causal square that are multiplied with every key up to their last
+
 
 @torch.library.custom_op("loopsweep::product", mutates_args=())
 def product(x: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ class Spelled(TorchFunctionMode):
     """While it is entered, a block's functions are written out.
 
     - SiLU by its sigmoid, so that the backward pass takes one exponential and not two;
-    - attention by all its scores, where a mask is given;
+    - attention by its scores, where a mask is given;
     - linear maps by `product`, where transposed weights are given.
 
     Args:
@@ -63,9 +65,18 @@ class Spelled(TorchFunctionMode):
         if func is F.silu:
             return args[0] * torch.sigmoid(args[0])
         if func is F.scaled_dot_product_attention and self.mask is not None:
-            q, k, v = args
-            return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + self.mask, dim=-1) @ v
+            return self._attention(self.mask, *args)
         if func is F.linear and self.transposed:
             x, weight, _ = args
             return product(x.flatten(0, 1), weight, self.transposed[id(weight)]).unflatten(0, x.shape[:2])
         return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _attention(mask: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal attention of (B, H, T, D) each; some queries at once, with the keys up to the last of them."""
+        parts = []
+        for start in range(0, len(mask), QUERIES_AT_ONCE):
+            end = min(start + QUERIES_AT_ONCE, len(mask))
+            scores = q[:, :, start:end] @ k[:, :, :end].mT * q.shape[-1] ** -0.5 + mask[start:end, :end]
+            parts.append(torch.softmax(scores, dim=-1) @ v[:, :, :end])
+        return torch.cat(parts, dim=2)

@@ -140,7 +140,8 @@ class LoopedTransformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile the block once, on its first use; every layer, loop step, N and rule shares the result.
 
-        On a CPU in fp32 that is `model.compiled`; elsewhere `torch.compile`, block by block.
+        On a CPU in fp32 that is `model.compiled`, and the head too is compiled; elsewhere `torch.compile`, block by
+        block.
         """
         self.compiled = True
         if self.rotary.device.type != "cpu":
@@ -161,10 +162,17 @@ class LoopedTransformer(nn.Module):
         Raises:
             ValueError: if the sequence is longer than the rotary table.
         """
-        hidden = self.final_norm(self._stream(tokens, observe))  # (B, T, D)
+        h = self._stream(tokens, observe)  # (B, T, D)
         if targets is None:
-            return F.linear(hidden, self.embedding.weight)
-        return head_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+            return F.linear(self.final_norm(h), self.embedding.weight)
+        if self._has_programs(h) and torch.is_grad_enabled():
+            from model.compiled_head import compiled_head_loss
+
+            norm = self.final_norm
+            loss = compiled_head_loss(h.flatten(0, 1), norm.weight, self.embedding.weight, targets.flatten(), norm.eps)
+            if loss is not None:
+                return loss
+        return head_cross_entropy(self.final_norm(h).flatten(0, 1), self.embedding.weight, targets.flatten())
 
     def token_losses(self, h: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, had the stack ended with the residual stream `h` (B, T, D): (B · T,) nats."""
@@ -180,7 +188,7 @@ class LoopedTransformer(nn.Module):
         if observe is not None:
             observe(0, h)
         segments = self._segments()
-        if self.compiled and h.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        if self._has_programs(h):
             from model.compiled import Course, programs_for, run_stack  # takes a while to import
 
             blocks = [cast(Block, block) for block in self.blocks]
@@ -196,6 +204,10 @@ class LoopedTransformer(nn.Module):
             if observe is not None:
                 observe(n, h)
         return h
+
+    def _has_programs(self, h: Tensor) -> bool:
+        """Whether `model.compiled` and `model.compiled_head` are for tensors like h."""
+        return self.compiled and h.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def _segments(self) -> list[range]:
         """The layers of each segment, in the order of their application."""

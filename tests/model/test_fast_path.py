@@ -1,10 +1,12 @@
 """The fast path (compiled blocks, chunked head, recomputation) computes what the plain one does."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model import RULES, compiled, residual_scale
+from model import RULES, compiled, compiled_head, residual_scale, spelled
 
 REL = 1e-5  # of the norm, fp32: fused kernels add in another order
 
@@ -38,10 +40,11 @@ def test_loss_and_gradients_agree(make_model, tokens, n_loops, rule, recompute) 
     assert_close(gradients(fast, found), reference)
 
 
-@pytest.mark.parametrize("short", [0, 1024], ids=["flash", "scores"])
+@pytest.mark.parametrize(("short", "queries"), [(0, 64), (1024, 64), (1024, 6)], ids=["flash", "scores", "by-queries"])
 @pytest.mark.parametrize("tokens_per_width", [0, 1e9], ids=["transposed", "as-stored"])
-def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, tokens_per_width, short) -> None:
+def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, tokens_per_width, short, queries) -> None:
     monkeypatch.setattr(compiled, "SHORT", short)
+    monkeypatch.setattr(spelled, "QUERIES_AT_ONCE", queries)
     monkeypatch.setattr(compiled, "TOKENS_PER_WIDTH", tokens_per_width)
     monkeypatch.setattr(compiled, "programs", compiled.programs.__wrapped__)
     plain, fast = make_model(n_loops=2), make_model(n_loops=2)
@@ -76,6 +79,51 @@ def test_compiled_stack_shows_an_observer_the_same_stream(make_model, tokens) ->
     assert list(seen) == list(expected) == [0, 1, 2, 3]
     for n, h in seen.items():
         assert float((h - expected[n]).norm()) <= REL * float(expected[n].norm())
+
+
+@pytest.mark.parametrize("gain", [1.0, 300.0], ids=["usual", "far-apart-logits"])
+def test_the_compiled_head_is_cross_entropy(make_model, tokens, gain) -> None:
+    """With logits hundreds of nats apart too, where most probabilities are zero in fp32."""
+    targets, found = tokens.flatten(), {}
+    for head in ("plain", "compiled"):
+        model = make_model()
+        torch.nn.init.constant_(model.final_norm.weight, gain)
+        h = torch.randn(len(targets), 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        norm, weight = model.final_norm, model.embedding.weight
+        if head == "plain":
+            loss = F.cross_entropy(norm(h) @ weight.T, targets)
+        else:
+            loss = compiled_head.compiled_head_loss(h, norm.weight, weight, targets, norm.eps)
+        (3 * loss).backward()
+        found[head] = {"loss": loss.detach(), "h": h.grad, "gain": norm.weight.grad, "weight": weight.grad}
+    assert (found["plain"]["loss"] > 100) == (gain > 1)
+    assert_close(found["compiled"], found["plain"])
+
+
+def test_a_large_head_is_not_compiled(make_model, tokens, monkeypatch) -> None:
+    def never(*_) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(compiled_head, "head_program", never)
+    monkeypatch.setattr(compiled_head, "FEW_LOGITS", 61 * tokens.numel() - 1)
+    plain, fast = make_model(), make_model()
+    fast.compile_blocks()
+    assert fast(tokens, tokens).item() == pytest.approx(plain_loss(plain, tokens, tokens).item(), rel=REL)
+
+
+def test_a_head_that_does_not_compile_is_tried_once(make_model, tokens, monkeypatch, caplog) -> None:
+    def no_compiler(*_, **__) -> None:
+        raise RuntimeError("no g++\nand much more")
+
+    monkeypatch.setattr(compiled_head, "compile_parts", no_compiler)
+    monkeypatch.setattr(compiled_head, "head_program", functools.cache(compiled_head.head_program.__wrapped__))
+    plain, fast = make_model(), make_model()
+    fast.compile_blocks()
+    expected = plain_loss(plain, tokens, tokens).item()
+    for _ in range(2):
+        assert fast(tokens, tokens).item() == pytest.approx(expected, rel=REL)
+    told = [record.message for record in caplog.records if record.name == compiled_head.__name__]
+    assert told == ["cannot compile the head (no g++); going on without"]
 
 
 def test_where_nothing_compiles_the_model_runs_uncompiled(make_model, tokens, monkeypatch, caplog) -> None:

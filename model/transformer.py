@@ -126,7 +126,7 @@ class LoopedTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = recompute
-        self.compiled = False
+        self.compiled = self.head_compiled = False
         self.segment_layers = segment_layers or config.n_layers
         if config.n_layers % self.segment_layers:
             raise ValueError(f"n_layers={config.n_layers} is not a multiple of segment_layers={segment_layers}")
@@ -140,13 +140,19 @@ class LoopedTransformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile the block once, on its first use; every layer, loop step, N and rule shares the result.
 
-        On a CPU in fp32 that is `model.compiled`, and the head too is compiled; elsewhere `torch.compile`, block by
-        block.
+        On a CPU in fp32 that is `model.compiled`; elsewhere `torch.compile`, block by block.
         """
         self.compiled = True
         if self.rotary.device.type != "cpu":
             for block in self.blocks:
                 block.compile(dynamic=False)
+
+    def compile_head(self) -> None:
+        """Compile final norm, head and loss too, on their first use, where `model.compiled_head` says that it pays.
+
+        Some hundred training steps earn it back.
+        """
+        self.head_compiled = True
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, *, observe: Observer | None = None) -> Tensor:
         """Logits of the next token, or the mean loss in nats when `targets` are given.
@@ -165,7 +171,7 @@ class LoopedTransformer(nn.Module):
         h = self._stream(tokens, observe)  # (B, T, D)
         if targets is None:
             return F.linear(self.final_norm(h), self.embedding.weight)
-        if self._has_programs(h) and torch.is_grad_enabled():
+        if self.head_compiled and self._on_cpu_in_fp32(h) and torch.is_grad_enabled():
             from model.compiled_head import compiled_head_loss
 
             norm = self.final_norm
@@ -188,7 +194,7 @@ class LoopedTransformer(nn.Module):
         if observe is not None:
             observe(0, h)
         segments = self._segments()
-        if self._has_programs(h):
+        if self.compiled and self._on_cpu_in_fp32(h):
             from model.compiled import Course, programs_for, run_stack  # takes a while to import
 
             blocks = [cast(Block, block) for block in self.blocks]
@@ -205,9 +211,10 @@ class LoopedTransformer(nn.Module):
                 observe(n, h)
         return h
 
-    def _has_programs(self, h: Tensor) -> bool:
-        """Whether `model.compiled` and `model.compiled_head` are for tensors like h."""
-        return self.compiled and h.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    @staticmethod
+    def _on_cpu_in_fp32(h: Tensor) -> bool:
+        """Whether `model.compiled` and `model.compiled_head` are for residual streams like h."""
+        return h.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def _segments(self) -> list[range]:
         """The layers of each segment, in the order of their application."""

@@ -66,6 +66,8 @@ def initialized(
     model = model.to(device)
     if execution.compile:
         model.compile_blocks()
+        if isinstance(config, RunConfig):  # a probe's few steps would not earn it back
+            model.compile_head()
     return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
 
 

@@ -33,6 +33,7 @@ def test_loss_and_gradients_agree(make_model, tokens, n_loops, rule, recompute) 
     shape = {"n_loops": n_loops, "residual_scale": residual_scale(rule, n_loops, 2, ref_layers=2)}
     plain, fast = make_model(**shape), make_model(**shape, recompute=recompute)
     fast.compile_blocks()
+    fast.compile_head()
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     expected, found = plain_loss(plain, inputs, targets), fast(inputs, targets)
     assert found.item() == pytest.approx(expected.item(), rel=REL)
@@ -107,7 +108,7 @@ def test_a_large_head_is_not_compiled(make_model, tokens, monkeypatch) -> None:
     monkeypatch.setattr(compiled_head, "head_program", never)
     monkeypatch.setattr(compiled_head, "FEW_LOGITS", 61 * tokens.numel() - 1)
     plain, fast = make_model(), make_model()
-    fast.compile_blocks()
+    fast.compile_head()
     assert fast(tokens, tokens).item() == pytest.approx(plain_loss(plain, tokens, tokens).item(), rel=REL)
 
 
@@ -118,7 +119,7 @@ def test_a_head_that_does_not_compile_is_tried_once(make_model, tokens, monkeypa
     monkeypatch.setattr(compiled_head, "compile_parts", no_compiler)
     monkeypatch.setattr(compiled_head, "head_program", functools.cache(compiled_head.head_program.__wrapped__))
     plain, fast = make_model(), make_model()
-    fast.compile_blocks()
+    fast.compile_head()
     expected = plain_loss(plain, tokens, tokens).item()
     for _ in range(2):
         assert fast(tokens, tokens).item() == pytest.approx(expected, rel=REL)

@@ -18,6 +18,7 @@ def _train_step(points: dict[str, Any]) -> list[str]:
     lines = ["## One optimizer step", ""]
     lines += ["Seconds; `floor` is the step's matrix products alone, `HF` is Hugging Face's Llama with the same layers"]
     lines += ["repeated, `HF compiled` the same with every block compiled. Ratios above 1 against HF: ours is faster."]
+    lines += ["Medians; a ratio is the median over rounds in which every candidate took its turn."]
     columns = ("shape", "N", "threads", "ours", "floor", "ours / floor", "HF / ours", "HF compiled / ours", "turns")
     lines += ["", f"| {' | '.join(columns)} | measured |", "|---" * (len(columns) + 1) + "|"]
     for shape, point in points.items():

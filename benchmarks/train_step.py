@@ -4,7 +4,8 @@
     python benchmarks/train_step.py quick laptop --loops 1,2,8 --threads 1,2
     python benchmarks/train_step.py paper --device cuda              on a GPU, with the share of its peak rate
 
-Candidates take turns (A B C D, A B C D, …), each in a process of its own, and medians over the turns are compared.
+Candidates take turns (A B C D, A B C D, …), each in a process of its own. A ratio is the median of the rounds' ratios,
+because a shared machine's speed may change between two rounds, but less within one.
 `ours` is what a worker of a sweep does; the others have torch's defaults. `--json benchmarks/train_step.json` adds the
 points measured to that file and rewrites RESULTS.md beside it. Takes up to 20 GiB at the paper's shape. Needs the
 `bench` extra: pip install -e '.[bench]'
@@ -51,7 +52,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 BAR_LOOPS = {"paper": 2, "paper-512": 2}  # 8 elsewhere
 CANDIDATES = ("floor", "ours", "hf", "hf_compiled")
-TURN_SECONDS = 0.4
+TURN_SECONDS = 0.2
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def main() -> None:
 
 
 def measure(shape: str, loops: int, threads: int, device: str, turns: int, candidates: list[str]) -> dict[str, Any]:
-    """Step times in seconds and their ratios, each candidate's median over `turns` turns."""
+    """Step times in seconds and their ratios: medians over `turns` rounds."""
     request = json.dumps({"shape": shape, "loops": loops, "threads": threads, "device": device})
     config = run_config(shape, loops, device)
     flops = (config.flops + config.attention_flops) / config.schedule.steps
@@ -93,14 +94,16 @@ def measure(shape: str, loops: int, threads: int, device: str, turns: int, candi
     # All four do not fit into 24 GiB at the paper's shape: there the last is compared with ours by itself.
     apart = [["ours", "hf_compiled"]] if shape == "paper" and "hf_compiled" in candidates else []
     for group in [[name for name in candidates if not apart or name != "hf_compiled"], *apart]:
-        median = _medians(request, threads, turns, group)
+        seconds = _rounds(request, threads, turns, group)
+        median = {name: statistics.median(values) for name, values in seconds.items()}
         if "ours" in median:
             step = median["ours"]
             rates = {"tokens_per_s": config.batch_tokens / step, "model_flops_per_s": flops / step}
             point = {"step_s": step, **rates, **point}  # the first group's stay
             for name in median.keys() - {"ours"}:
-                ratio = step / median[name] if name == "floor" else median[name] / step
-                point |= {f"{name}_s": median[name], f"vs_{name}": ratio}
+                ratios = [other / ours for ours, other in zip(seconds["ours"], seconds[name], strict=True)]
+                ratio = statistics.median(ratios)
+                point |= {f"{name}_s": median[name], f"vs_{name}": 1 / ratio if name == "floor" else ratio}
     name = torch.cuda.get_device_name() if device == "cuda" else provenance()["processor"]
     peak = peak_flops(name)
     if peak is not None and "model_flops_per_s" in point:
@@ -117,8 +120,8 @@ def measure(shape: str, loops: int, threads: int, device: str, turns: int, candi
     }
 
 
-def _medians(request: str, threads: int, turns: int, candidates: list[str]) -> dict[str, float]:
-    """Each candidate's median step time in seconds, all of them taking turns."""
+def _rounds(request: str, threads: int, turns: int, candidates: list[str]) -> dict[str, list[float]]:
+    """Each candidate's step times in seconds, one a round, all of them taking turns."""
     children: dict[str, subprocess.Popen[str]] = {}
     try:
         for name in candidates:
@@ -139,7 +142,7 @@ def _medians(request: str, threads: int, turns: int, candidates: list[str]) -> d
         for child in children.values():
             child.kill()
             child.wait()
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def _turn(child: "subprocess.Popen[str]") -> float:

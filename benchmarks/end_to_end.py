@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -79,10 +80,17 @@ def quick_sweep(scratch: Path) -> dict[str, Any]:
 
 
 def plan(scratch: Path) -> dict[str, Any]:
-    """`loopsweep plan` for 120 runs at `paper`, nothing downloaded."""
+    """`loopsweep plan` for 120 and for 600 runs at `paper`, nothing downloaded."""
     command = [sys.executable, "-m", "sweeper", "plan", "+sweep=lr_transfer", "preset=paper", *_paths(scratch, "none")]
-    seconds = sorted(_timed(command) for _ in range(3))
-    return {"paper_seconds_median": round(seconds[1], 2), "files_written": len(list(scratch.rglob("*")))}
+    few, many = (
+        statistics.median(_timed([*command, f"grid.seeds={seeds}"]) for _ in range(3))
+        for seeds in ("[0]", "[0,1,2,3,4]")
+    )
+    return {
+        "paper_seconds_median": round(few, 2),
+        "600_runs_seconds_median": round(many, 2),
+        "files_written": len(list(scratch.rglob("*"))),
+    }
 
 
 def laptop(scratch: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ values almost everywhere and in config groups (a panel) almost nowhere: compose 
 not a varying plain value, and set the values on that.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -50,9 +51,18 @@ def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Seque
             bases[base] = loader.load_sweep_config(config, rest)
             with open_dict(bases[base]):
                 del bases[base]["hydra"]
+            if not _refers(bases[base], values):
+                OmegaConf.resolve(bases[base])  # once, and not with every job
         for key, value in values.items():
             OmegaConf.update(bases[base], key, value, merge=True)
         yield bases[base]
+
+
+def _refers(config: DictConfig, keys: Iterable[str]) -> bool:
+    """Whether an interpolation somewhere in the tree may depend on one of the keys: it shares a word with it."""
+    text = OmegaConf.to_yaml(config)
+    words = {word for found in re.findall(r"\$\{.*", text) for word in re.findall(r"\w+", found)}
+    return not words.isdisjoint(part for key in keys for part in key.split("."))
 
 
 def check_axes(jobs: Sequence[Sequence[str]]) -> None:

@@ -142,7 +142,8 @@ def _draw_optima(axes: Axes, cells: pd.DataFrame, table: pd.DataFrame, colors: d
     panels.count_axis(axes, table["n_loops"], "loop count $N$")
     panels.log_ticks(axes, has_data=True)
     axes.set_ylabel(r"best base rate $\eta_0$")
-    axes.set_title("(a) open: minimum without a fit", loc="left")
+    title = "open: minimum without a fit" if table["fitted_lr"].isna().any() else "best base rate"
+    axes.set_title(f"(a) {title}", loc="left")
     if missing := states.count_text(cells["state"]):
         axes.text(0.5, 0.02, missing, transform=axes.transAxes, ha="center", wrap=True, **SMALL)
 

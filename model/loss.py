@@ -1,8 +1,8 @@
 """Cross-entropy through the tied head, in token chunks.
 
 At the paper's vocabulary of 128,256 the logits of 2,048 tokens take 1 GiB, and autograd would keep them and their
-softmax. Here each chunk of tokens is scored, turned into its gradient in place and dropped within the forward pass, so
-that memory is one chunk of logits, its log-probabilities and the head's gradient.
+softmax. Here each chunk of tokens is scored and turned into its gradient in place within the forward pass, so that
+memory is one chunk of logits and the head's gradient.
 """
 
 from typing import Any
@@ -25,14 +25,19 @@ class _HeadCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
         grad_head = torch.zeros_like(weight) if needs_grad else None
         n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
+        products = hidden.new_empty(-(-len(hidden) // n_chunks), len(weight), dtype=dtype)
         start = 0
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
-            scores = torch.log_softmax(h @ head.T, dim=-1, dtype=torch.float32)  # (C, V)
+            scores = torch.mm(h, head.T, out=products[: len(h)]).float()  # in fp32 the same memory, and so is all below
+            scores -= scores.amax(1, keepdim=True)
             column = t[:, None]
-            loss -= scores.gather(1, column).sum()
+            of_targets = scores.gather(1, column)
+            total = scores.exp_().sum(1, keepdim=True)
+            loss += (total.log() - of_targets).sum()
             if grad_hidden is None or grad_head is None:
                 continue
-            grad = scores.exp_().scatter_add_(1, column, scores.new_full((), -1.0).expand_as(column)).to(dtype)
+            scores /= total
+            grad = scores.scatter_add_(1, column, scores.new_full((), -1.0).expand_as(column)).to(dtype)
             torch.mm(grad, head, out=grad_hidden[start : start + len(h)])
             if dtype == weight.dtype:
                 grad_head.addmm_(grad.T, h)

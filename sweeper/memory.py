@@ -24,7 +24,8 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
     stack = shape.n_layers * block_activation_bytes(shape, config.precision)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
-    logits = 2 * 4 * min(CHUNK_LOGITS, tokens * shape.vocab_size)  # and their log-probabilities
+    # Under autocast the products and the gradient are bf16 tensors of their own.
+    logits = (8 if config.precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
     weights = 16 + (2 if config.precision == "bf16" else 0)
     return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
 

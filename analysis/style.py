@@ -35,6 +35,7 @@ _RC: dict[str, Any] = {
     "mathtext.fontset": "dejavusans",
     "font.size": 8.0,
     "axes.titlesize": 8.5,
+    "axes.titley": 1.0,  # else every draw lays all ticks out once more to look for a better place
     "axes.labelsize": 8.5,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,

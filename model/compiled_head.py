@@ -1,6 +1,6 @@
 """Final norm, tied head and loss of a CPU run as one compiled program that returns the loss and its gradients.
 
-At a small vocabulary the head is a few products and a dozen passes over the logits; compiled, three passes are left.
+At a small vocabulary the passes over the logits take longer than the head's products; compiled, they are fused.
 """
 
 import logging
@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.compiled import compile_parts
 
-FEW_LOGITS = 2**22  # up to these the passes over them cost as much as the products
+FEW_LOGITS = 2**22  # up to which a head is compiled; a larger one is scored in chunks, see `model.loss`
 log = logging.getLogger(__name__)
 
 Program = Callable[[list[Tensor]], list[Tensor]]

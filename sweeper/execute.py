@@ -89,8 +89,8 @@ def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, se
         seat.call_off()
         return Outcome(finished["state"]), finished["reason"]
     config, execution = rundir.load()
-    origin = provenance()  # now: the checkout may move on while the run trains
     if seat.rank == 0:
+        origin = provenance()  # now: the checkout may move on while the run trains
         rundir.clear_failure()
         report = _noting_progress(rundir, report)
     match config:

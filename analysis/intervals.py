@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 TWO_SIDED = (1 - LEVEL) / 2  # tail probability at each end
@@ -58,7 +57,11 @@ NO_NOISE = Noise(math.nan, 0.0)
 
 def t_quantile(df: float, tail: float) -> float:
     """The value that Student's t exceeds with probability `tail`; NaN without degrees of freedom."""
-    return float(stdtrit(df, 1 - tail)) if df > 0 else math.nan
+    if df <= 0:
+        return math.nan
+    from scipy.special import stdtrit  # takes 0.3 s to import, which most figures need not wait for
+
+    return float(stdtrit(df, 1 - tail))
 
 
 def mean_over_seeds(values: NDArray[np.float64]) -> Estimate:

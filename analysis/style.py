@@ -4,6 +4,8 @@ The same input gives the same bytes: fonts are those that matplotlib ships, and 
 """
 
 import math
+import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,11 @@ LOOP_COLORMAP_RANGE = (0.2, 1.0)
 RULE_COLORS = {"none": "#D55E00", "sqrt": "#0072B2", "linear": "#009E73"}
 RULE_MARKERS = {"none": "s", "sqrt": "^", "linear": "o"}
 SIGNED_COLORMAP = "RdBu_r"  # for values on either side of zero
+UNDATED: dict[str, dict[str, str | None]] = {  # metadata to leave out, by format
+    "pdf": {"CreationDate": None},
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}
 LOOP_MARKERS = {1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P", 64: "X"}
 
 _RC: dict[str, Any] = {
@@ -111,13 +118,44 @@ def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[P
 
     Raises `UserError` where `out` cannot be written to.
     """
-    undated: dict[str, dict[str, str | None]] = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
-    undated["svg"] = {"Date": None, "Creator": None}
     files = [out / f"{stem}.{name}" for name in formats]
     with writing_to(out):
-        for name, file in zip(formats, files, strict=True):
-            figure.savefig(file, format=name, metadata=undated[name])
+        _draw_side_by_side(figure, files)
     return files
+
+
+def _draw_side_by_side(figure: Figure, files: Sequence[Path]) -> None:
+    """Draw the first file here and each other one in a fork of this process: a drawing takes a core a second or two.
+
+    What a fork could not draw is drawn here again, so that its error is raised.
+    """
+    if sys.platform != "linux":  # a fork elsewhere may not use every library that its parent has loaded
+        for file in files:
+            _draw(figure, file)
+        return
+    fork = multiprocessing.get_context("fork")
+    others = [(file, fork.Process(target=_draw_or_exit, args=(figure, file))) for file in files[1:]]
+    for _, process in others:
+        process.start()
+    try:
+        _draw(figure, files[0])
+    finally:
+        for _, process in others:
+            process.join()
+    for file, process in others:
+        if process.exitcode != 0:
+            _draw(figure, file)
+
+
+def _draw(figure: Figure, file: Path) -> None:
+    figure.savefig(file, format=file.suffix[1:], metadata=UNDATED[file.suffix[1:]])
+
+
+def _draw_or_exit(figure: Figure, file: Path) -> None:
+    try:
+        _draw(figure, file)
+    except Exception:
+        sys.exit(1)
 
 
 def save_csv(table: pd.DataFrame, out: Path, stem: str) -> Path:

@@ -40,3 +40,20 @@ def test_unwritable_out_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the directory should be")
     with pytest.raises(UserError, match=r"--out: cannot write to .*taken"):
         style.save(Figure(), tmp_path / "taken", "fig", ["png"])
+
+
+def test_formats_drawn_side_by_side_are_those_drawn_alone(tmp_path: Path) -> None:
+    def drawn(stem: str, formats: list[str]) -> dict[str, bytes]:
+        with style.context():
+            figure = Figure()
+            figure.subplots().plot([1, 2, 4], label="$N$")
+            return {file.suffix: file.read_bytes() for file in style.save(figure, tmp_path, stem, formats)}
+
+    alone = drawn("fig", ["pdf"]) | drawn("fig", ["png"]) | drawn("fig", ["svg"])
+    assert drawn("fig", ["pdf", "png", "svg"]) == alone
+
+
+def test_error_in_a_file_drawn_aside_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "fig.png").mkdir()
+    with pytest.raises(UserError, match="--out: cannot write"):
+        style.save(Figure(), tmp_path, "fig", ["pdf", "png"])

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from model.config import CHUNK_LOGITS
+
+CACHED_LOGITS = 2**21  # that a CPU takes through the softmax at once: 8 MiB, and memory is read and written once
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -23,37 +26,50 @@ class _HeadCrossEntropy(torch.autograd.Function):
         head = weight.to(dtype)
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
-        grad_head = torch.zeros_like(weight) if needs_grad else None
+        grad_head = torch.empty_like(weight) if needs_grad else None
         n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
         products = hidden.new_empty(-(-len(hidden) // n_chunks), len(weight), dtype=dtype)
+        rows = max(1, CACHED_LOGITS // len(weight)) if hidden.device.type == "cpu" else len(products)
         start = 0
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
-            scores = torch.mm(h, head.T, out=products[: len(h)]).float()  # in fp32 the same memory, and so is all below
-            scores -= scores.amax(1, keepdim=True)
-            column = t[:, None]
-            of_targets = scores.gather(1, column)
-            total = scores.exp_().sum(1, keepdim=True)
-            loss += (total.log() - of_targets).sum()
+            logits = torch.mm(h, head.T, out=products[: len(h)])
+            for some, of_some in zip(torch.split(logits, rows), torch.split(t, rows), strict=True):
+                loss += _to_gradient_(some, of_some, 1 / len(targets))
             if grad_hidden is None or grad_head is None:
                 continue
-            scores /= total
-            grad = scores.scatter_add_(1, column, scores.new_full((), -1.0).expand_as(column)).to(dtype)
-            torch.mm(grad, head, out=grad_hidden[start : start + len(h)])
+            torch.mm(logits, head, out=grad_hidden[start : start + len(h)])
             if dtype == weight.dtype:
-                grad_head.addmm_(grad.T, h)
+                grad_head.addmm_(logits.T, h, beta=min(start, 1))
+            elif start == 0:
+                grad_head.copy_(logits.T @ h)
             else:
-                grad_head += grad.T @ h
+                grad_head += logits.T @ h
             start += len(h)
-        if needs_grad:
-            ctx.save_for_backward(grad_hidden, grad_head)
-            ctx.dtype = hidden.dtype
-        return loss / targets.numel()
+        if grad_hidden is not None:
+            ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_head)
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
-        scale = grad_outputs[0] / len(grad_hidden)
-        return grad_hidden.to(ctx.dtype) * scale, grad_head * scale, None, None
+        if grad.device.type == "cpu" and grad == 1:  # a pass saved; asking a GPU would wait for it
+            return grad_hidden, grad_head, None, None
+        return grad_hidden * grad, grad_head * grad, None, None
+
+
+def _to_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """Replace logits (C, V) by the gradient of `scale` times their summed loss; that loss, in fp32."""
+    scores = logits.float()  # the same memory in fp32
+    scores -= scores.amax(1, keepdim=True)
+    column = targets[:, None]
+    of_targets = scores.gather(1, column)
+    total = scores.exp_().sum(1, keepdim=True)
+    scores *= scale / total
+    scores.scatter_add_(1, column, scores.new_full((), -scale).expand_as(column))
+    if scores is not logits:
+        logits.copy_(scores)
+    return scale * (total.log() - of_targets).sum()
 
 
 def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

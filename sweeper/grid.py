@@ -60,9 +60,18 @@ def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Seque
 
 def _refers(config: DictConfig, keys: Iterable[str]) -> bool:
     """Whether an interpolation somewhere in the tree may depend on one of the keys: it shares a word with it."""
-    text = OmegaConf.to_yaml(config)
-    words = {word for found in re.findall(r"\$\{.*", text) for word in re.findall(r"\w+", found)}
+    found = (text.partition("${")[2] for text in _strings(OmegaConf.to_container(config)))
+    words = {word for text in found for word in re.findall(r"\w+", text)}
     return not words.isdisjoint(part for key in keys for part in key.split("."))
+
+
+def _strings(tree: Any) -> Iterator[str]:
+    """The strings among the leaves of nested dicts and lists."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from _strings(child)
 
 
 def check_axes(jobs: Sequence[Sequence[str]]) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 import sweeper.train
 from sweeper.errors import UserError
-from sweeper.grid import check_axes, compose_jobs
+from sweeper.grid import _refers, check_axes, compose_jobs
 from sweeper.plan import GPU_PEAK_FLOPS, GPU_UTILISATION
 from sweeper.resolve import check_rates, resolve
 
@@ -225,6 +225,12 @@ class TestProbes:
 
     def test_one_block_applied_once_is_one_run_in_all_six_panels(self, probes) -> None:
         assert len({run.run_id for run in probes.values()}) == 10 * (6 * 6 + 1)
+
+
+def test_a_key_is_found_in_an_interpolation_of_any_length() -> None:
+    config = OmegaConf.create({"model": {"text": ["${resolver:" + "word " * 40 + "n_loops}"]}, "n_layers": 2})
+    assert _refers(config, ["model.n_loops"])
+    assert not _refers(config, ["batch.n_layers"])
 
 
 def test_an_argument_takes_the_place_of_an_axis() -> None:

@@ -32,9 +32,13 @@ def plain(hidden, weight, targets):
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 5, N_TOKENS, 1000])
+@pytest.mark.parametrize("cached_tokens", [1, 3, 1000])
 @pytest.mark.parametrize("upstream", [1.0, -0.3])
-def test_value_and_both_gradients_equal_cross_entropy(inputs, monkeypatch, tokens_at_once, upstream) -> None:
+def test_value_and_both_gradients_equal_cross_entropy(
+    inputs, monkeypatch, tokens_at_once, cached_tokens, upstream
+) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", tokens_at_once * VOCAB)
+    monkeypatch.setattr(loss_module, "CACHED_LOGITS", cached_tokens * VOCAB)
     found = value_and_gradients(head_cross_entropy, inputs, upstream)
     expected = value_and_gradients(plain, inputs, upstream)
     for a, b in zip(found, expected, strict=True):

@@ -24,8 +24,8 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
     stack = shape.n_layers * block_activation_bytes(shape, config.precision)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
-    # Under autocast the products and the gradient are bf16 tensors of their own.
-    logits = (8 if config.precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
+    # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.
+    logits = (6 if config.precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
     weights = 16 + (2 if config.precision == "bf16" else 0)
     return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
 

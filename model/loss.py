@@ -51,8 +51,6 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
-        if grad.device.type == "cpu" and grad == 1:  # a pass saved; asking a GPU would wait for it
-            return grad_hidden, grad_head, None, None
         return grad_hidden * grad, grad_head * grad, None, None
 
 

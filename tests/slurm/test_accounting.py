@@ -14,12 +14,13 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("interrupted")]
 
 
 @pytest.fixture
-def accounting(tmp_path: Path) -> Iterator[Cluster]:
+def accounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A second cluster, with a database, and a controller of short memory."""
     require("slurmctld", "")
     require("slurmdbd", " --accounting")
     require("mariadbd", " --accounting")
-    yield from started(Cluster(tmp_path / "cluster", accounting=True, min_job_age=2, first_port=FIRST_PORT + 100))
+    root = tmp_path_factory.mktemp("accounts")  # a short name: its sockets' paths may have some 100 characters
+    yield from started(Cluster(root, accounting=True, min_job_age=2, first_port=FIRST_PORT + 100))
 
 
 def test_fate_of_a_forgotten_job_is_known_and_its_run_retried(

@@ -9,7 +9,6 @@ N, exponent-shift.csv the shifts.
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -208,4 +207,4 @@ def print_shifts(shifts: pd.DataFrame, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

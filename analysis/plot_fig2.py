@@ -9,7 +9,6 @@ the record after t − 1 updates, line 1 the model at initialisation. fig2.csv h
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from itertools import chain
 
@@ -103,4 +102,4 @@ def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

@@ -8,7 +8,6 @@ matrices, means over tokens and seeds; fig3-range.csv each one's range beside th
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -108,4 +107,4 @@ def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

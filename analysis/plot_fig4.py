@@ -7,7 +7,6 @@ what Theorem 2 leads one to expect, anchored at N = 1. fig4.csv has every cell, 
 """
 
 import argparse
-import sys
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -81,4 +80,4 @@ def _label(row: Mapping[Hashable, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

@@ -9,7 +9,6 @@ printed too).
 
 import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -247,4 +246,4 @@ def _number(value: float, spec: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

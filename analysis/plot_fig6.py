@@ -7,7 +7,6 @@ base rate. fig6.csv has the matrices (means over tokens and seeds), fig6-range.c
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -96,4 +95,4 @@ def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

@@ -8,7 +8,6 @@ trajectory, fig7-final.csv the final norms.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import pandas as pd
@@ -108,4 +107,4 @@ def print_final(final: pd.DataFrame, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

@@ -6,7 +6,6 @@ Figure 6 at N = 4: fig8.csv and fig8-range.csv.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import pandas as pd
@@ -29,4 +28,4 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

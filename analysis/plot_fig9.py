@@ -7,7 +7,6 @@ anchored at N = 1 and t = 1. fig9.csv has every cell, fig9-slopes.csv the fitted
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,4 +65,4 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

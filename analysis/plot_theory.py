@@ -10,7 +10,6 @@ theory.csv has every draw, theory-exponents.csv (a) and (b) fitted per draw.
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -221,4 +220,4 @@ def print_results(draws: pd.DataFrame, exponents: pd.DataFrame, console: Console
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

@@ -62,10 +62,12 @@ def growth_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
     Columns `slope_16_64`, `slope_16_64_sem`, `_seeds`, `_of_mean` and so on, see `analysis.growth.Growth`.
     """
     rows = []
+    key = ["panel", "rule", "updates"]
+    curves = dict(list(measured[[*key, "depth", "seed", metric]].groupby(key)))
     for row in range_table(measured, metric).to_dict("records"):
-        of_row = (measured["panel"] == row["panel"]) & (measured["updates"] == row["updates"])
+        of_row = curves[tuple(row[name] for name in key)]
         for low, high in SLOPE_RANGES:
-            name, growth = f"slope_{low}_{high}", fitted_growth(measured[of_row], "depth", metric, "seed", (low, high))
+            name, growth = f"slope_{low}_{high}", fitted_growth(of_row, "depth", metric, "seed", (low, high))
             row |= {name: growth.slope, f"{name}_sem": growth.sem, f"{name}_seeds": growth.replicas}
             row |= {f"{name}_of_mean": growth.slope_of_mean}
         rows.append(row)

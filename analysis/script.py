@@ -1,9 +1,11 @@
 """What every figure's script does around its drawing: options, files, progress, errors in one line."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -72,6 +74,12 @@ def run(
     _print_progress(script, cells, console, can_continue=sources.reads_runs(args))
     console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True)
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End the process. What its libraries hold is frozen first: to collect it on the way out takes 0.3 s."""
+    gc.freeze()
+    sys.exit(status)
 
 
 def _print_progress(script: Script, cells: pd.DataFrame, console: Console, *, can_continue: bool) -> None:

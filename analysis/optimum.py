@@ -28,8 +28,8 @@ class Optimum:
     `fitted_rate`, `fitted_loss`: the vertex of the parabola through the grid minimum and the rates within
     `WINDOW_OCTAVES` of it, at least the one on either side.
     `octaves`: log2 of the fitted rate and its interval. At the edge the value is the vertex if it lies within the
-    fitted rates, else the grid minimum; one arm is a limit that never leaves the grid, the other ends where runs
-    diverge, else nowhere.
+    fitted rates, else the grid minimum; the arm towards the edge ends within the fitted rates if it can, else where
+    runs diverge, else nowhere, and the other arm is a limit that never leaves the grid.
     `flag`: empty where both neighbours in the grid have a finite loss; otherwise why there is no vertex.
     """
 
@@ -65,8 +65,13 @@ def curve_optimum(rates: Floats, losses: Floats, seeds: Floats | None = None, no
     open_low, open_high = _outer_limits(x, losses, at)
     best = (float(rates[at]), float(losses[at]), *_indistinct(rates, losses, seeds, window, at, noise))
     if any(sides.values()):
-        low = open_low if sides["below"] or curve is None else x[at] + curve.lower_limit(noise)
-        high = open_high if sides["above"] or curve is None else x[at] - curve.mirrored().lower_limit(noise)
+        low, high = -math.inf, math.inf
+        if curve is not None and sides["above"]:
+            low, high = curve.lower_limit(noise), curve.upper_limit(noise)
+        elif curve is not None:
+            mirrored = curve.mirrored()
+            low, high = -mirrored.upper_limit(noise), -mirrored.lower_limit(noise)
+        low, high = max(float(x[at] + low), open_low), min(float(x[at] + high), open_high)
         flag = "at the edge: " + ", ".join(filter(None, sides.values()))
         value = x[at] + curve.nearest if curve else x[at]
         return Optimum(*best, nan, nan, _known(Estimate(float(value), low, high), noise), flag)
@@ -209,3 +214,11 @@ class _Parabola:
             return -math.inf
         _, roots = self._flat_points(margin)
         return min((root for root in roots if self.start < root < 0), default=0.0)
+
+    def upper_limit(self, noise: Noise) -> float:
+        """For a grid minimum at the upper edge: the upper end of Fieller's interval if that is within the fitted rates.
+
+        Otherwise +inf: beyond them the parabola is not to be trusted.
+        """
+        _, high = self.vertex_limits(noise)
+        return high if self.has_minimum and high <= self.end else math.inf

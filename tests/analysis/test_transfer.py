@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.intervals import Noise
 from analysis.optimum import curve_optimum
 from analysis.transfer import (
     Curve,
@@ -247,3 +248,21 @@ def test_optimum_at_the_edge_has_a_one_sided_interval(cell_table: CellTable, wit
     assert at_end["fitted_shift_octaves_high"] == INF
     assert diverged["flag"] == "at the edge: diverged above"
     assert diverged["fitted_lr_high"] == pytest.approx(1.5e-3)
+
+
+def test_vertex_below_the_edge_is_bounded_on_both_sides_where_noise_allows() -> None:
+    octaves, vertex, seeds = np.arange(4.0), 1.7, np.full(4, 3.0)
+    losses = np.where(octaves > 2, INF, 3 + 0.03 * (octaves - vertex) ** 2)  # lowest at 2, beside a diverged rate
+
+    def interval(sd: float, losses: np.ndarray) -> tuple[float, float]:
+        found = curve_optimum(2.0**octaves, losses, seeds, Noise(sd, 20.0))
+        assert found.flag.startswith("at the edge: diverged")
+        assert found.octaves.value == pytest.approx(vertex if np.isinf(losses[-1]) else 3 - vertex)
+        return found.octaves.low, found.octaves.high
+
+    low, high = interval(1e-3, losses)
+    assert low < vertex < high < 2
+    assert (3 - high, 3 - low) == pytest.approx(interval(1e-3, losses[::-1]))
+    noisy_low, noisy_high = interval(8e-3, losses)
+    assert noisy_low < low
+    assert noisy_high == 3  # not told apart from the edge: up to the diverged rate

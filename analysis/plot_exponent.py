@@ -95,7 +95,8 @@ def shift_interval(fitted: pd.DataFrame, shift: float) -> tuple[float, float]:
     doublings = np.log2(fitted["n_loops"].to_numpy(dtype=float))
     weights = (doublings - doublings.mean()) / (len(doublings) * doublings.var())
     fitted, weights = fitted[weights != 0], weights[weights != 0]
-    middle, low, high = (np.log2(fitted[f"fitted_lr{end}"].to_numpy(dtype=float)) for end in ("", "_low", "_high"))
+    with np.errstate(divide="ignore"):  # an open arm ends at a rate of zero
+        middle, low, high = (np.log2(fitted[f"fitted_lr{end}"].to_numpy(dtype=float)) for end in ("", "_low", "_high"))
     below = np.where(weights > 0, middle - low, high - middle)
     above = np.where(weights > 0, high - middle, middle - low)
     return shift - float(np.hypot.reduce(weights * below)), shift + float(np.hypot.reduce(weights * above))

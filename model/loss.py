@@ -26,7 +26,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         head = weight.to(dtype)
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
-        grad_head = torch.zeros_like(weight) if needs_grad else None
+        grad_head = torch.empty_like(weight) if needs_grad else None
         n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
         products = hidden.new_empty(-(-len(hidden) // n_chunks), len(weight), dtype=dtype)
         rows = max(1, CACHED_LOGITS // len(weight)) if hidden.device.type == "cpu" else len(products)
@@ -39,9 +39,11 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 continue
             torch.mm(logits, head, out=grad_hidden[start : start + len(h)])
             if dtype == weight.dtype:
-                grad_head.addmm_(logits.T, h)
-            else:
+                grad_head.addmm_(logits.T, h, beta=min(start, 1))
+            elif start:
                 grad_head += logits.T @ h
+            else:
+                grad_head.copy_(logits.T @ h)
             start += len(h)
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_head)

@@ -53,7 +53,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * grad, grad_head * grad, None, None
+        if torch._C._autograd._get_current_graph_task_keep_graph():  # they may be asked for again
+            return grad_hidden * grad, grad_head * grad, None, None
+        return grad_hidden.mul_(grad), grad_head.mul_(grad), None, None
 
 
 def _to_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.config import ModelConfig
+from model.config import FEW_LOGITS, ModelConfig
 from model.loss import head_cross_entropy, head_token_losses
+from model.tied import tied
 
 Observer = Callable[[int, Tensor], None]
 """Called with n = 0 (after the embedding) … N, the loop steps done, and the residual stream (B, T, D) there."""
@@ -168,29 +169,37 @@ class LoopedTransformer(nn.Module):
         Raises:
             ValueError: if the sequence is longer than the rotary table.
         """
-        h = self._stream(tokens, observe)  # (B, T, D)
+        embedded, head = self._embed(tokens)
+        h = self._stream(embedded, observe)  # (B, T, D)
         if targets is None:
-            return F.linear(self.final_norm(h), self.embedding.weight)
+            return F.linear(self.final_norm(h), head)
         if self.head_compiled and self._on_cpu_in_fp32(h) and torch.is_grad_enabled():
             from model.compiled_head import compiled_head_loss
 
             norm = self.final_norm
-            loss = compiled_head_loss(h.flatten(0, 1), norm.weight, self.embedding.weight, targets.flatten(), norm.eps)
+            loss = compiled_head_loss(h.flatten(0, 1), norm.weight, head, targets.flatten(), norm.eps)
             if loss is not None:
                 return loss
-        return head_cross_entropy(self.final_norm(h).flatten(0, 1), self.embedding.weight, targets.flatten())
+        return head_cross_entropy(self.final_norm(h).flatten(0, 1), head, targets.flatten())
 
     def token_losses(self, h: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, had the stack ended with the residual stream `h` (B, T, D): (B · T,) nats."""
         return head_token_losses(self.final_norm(h).flatten(0, 1), self.embedding.weight, targets.flatten())
 
-    def _stream(self, tokens: Tensor, observe: Observer | None) -> Tensor:
-        """The residual stream h_N (B, T, D) after the last loop step."""
-        seq_len = tokens.shape[1]
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedded tokens (B, T, D) and the head (vocab_size, D)."""
+        weight = self.embedding.weight
+        # Row by row, which on a GPU would be in any order; with few rows autograd's own way is faster.
+        if weight.device.type == "cpu" and tokens.numel() * len(weight) > FEW_LOGITS:
+            return tied(weight, tokens)
+        return self.embedding(tokens), weight
+
+    def _stream(self, h: Tensor, observe: Observer | None) -> Tensor:
+        """The residual stream h_N (B, T, D) after the last loop step, from the embedded tokens."""
+        seq_len = h.shape[1]
         if seq_len > self.config.max_seq_len:
             raise ValueError(f"sequence of {seq_len} tokens exceeds max_seq_len={self.config.max_seq_len}")
         rotary = self.rotary[:, :seq_len]
-        h: Tensor = self.embedding(tokens)
         if observe is not None:
             observe(0, h)
         segments = self._segments()

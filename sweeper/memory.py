@@ -11,8 +11,8 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
     """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
 
     Weights, their gradients and AdamW's two moments are fp32, with a bf16 copy of the weights under autocast; the tied
-    embedding has two gradients for a moment, the head's and the lookup's. Activations are those that autograd keeps
-    of an uncompiled model, an upper bound for a compiled one.
+    embedding has two gradients for a moment, the head's and the lookup's, unless `model.tied` makes them one.
+    Activations are those that autograd keeps of an uncompiled model. Both are upper bounds.
 
     Args:
         config: what is trained.

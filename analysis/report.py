@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jinja2
 
-from analysis import gallery, report_tables, style
+from analysis import gallery, report_tables, script, style
 from analysis.claims import CLAIMS, assess
 from analysis.evidence.verdict import Finding, Verdict
 from analysis.gallery import Drawing
@@ -155,4 +155,4 @@ def plural(verdict: Verdict, count: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.leave(main())

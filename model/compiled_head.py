@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.compiled import compile_parts
-from model.config import FEW_LOGITS
 
+FEW_LOGITS = 2**22  # tokens × vocabulary up to which one program is faster than `model.loss`
 log = logging.getLogger(__name__)
 
 Program = Callable[[list[Tensor]], list[Tensor]]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 CHUNK_LOGITS = 2**26  # that the head scores at once: 256 MiB in fp32
-FEW_LOGITS = 2**22  # up to which a CPU's head is compiled as a whole, see `model.compiled_head`
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class Spelled(TorchFunctionMode):
     """While it is entered, a block's functions are written out.
 
     - SiLU by its sigmoid, so that the backward pass takes one exponential and not two;
-    - attention by its scores, where a mask is given;
+    - attention by its scores, where a mask is given; elsewhere the flash kernel gets a copy of the values, because it
+      reads them faster so and because they would keep queries and keys, rotated since, in memory;
     - linear maps by `product`, where transposed weights are given.
 
     Args:
@@ -66,6 +67,9 @@ class Spelled(TorchFunctionMode):
             return args[0] * torch.sigmoid(args[0])
         if func is F.scaled_dot_product_attention and self.mask is not None:
             return self._attention(self.mask, *args)
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args
+            return func(q, k, v.contiguous(), **(kwargs or {}))
         if func is F.linear and self.transposed:
             x, weight, _ = args
             return product(x.flatten(0, 1), weight, self.transposed[id(weight)]).unflatten(0, x.shape[:2])

@@ -25,11 +25,11 @@ from sweeper.rundir import RunDir
 
 MAX_EARLY_DEATHS = 2
 TICK_SECONDS = 0.25
-# Keep freed activations in the process instead of handing their pages back after every operation, and take what is
-# larger than that in huge pages, where the kernel offers them.
+# Keep freed memory of any size in the process, for the next step, instead of handing its pages back and having them
+# zeroed again; and take large tensors in huge pages, where the kernel offers them.
 ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
     "THP_MEM_ALLOC_ENABLE": "1",
 }

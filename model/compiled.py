@@ -26,7 +26,7 @@ from model.config import ModelConfig
 from model.spelled import DECOMPOSITIONS, Spelled
 from model.transformer import Block, Observer, rotary_table
 
-SHORT = 128  # tokens up to which attention with all its scores is faster than the flash kernel
+SHORT = 512  # tokens up to which keeping all scores is faster than the flash kernel, which computes them twice
 TOKENS_PER_WIDTH = 8  # tokens in units of d_model from which transposing the weights once a step pays
 log = logging.getLogger(__name__)
 

@@ -65,10 +65,10 @@ class Spelled(TorchFunctionMode):
         """Called by torch in place of every function of it."""
         if func is F.silu:
             return args[0] * torch.sigmoid(args[0])
-        if func is F.scaled_dot_product_attention and self.mask is not None:
-            return self._attention(self.mask, *args)
         if func is F.scaled_dot_product_attention:
             q, k, v = args
+            if self.mask is not None:
+                return self._attention(self.mask, q, k, v)
             return func(q, k, v.contiguous(), **(kwargs or {}))
         if func is F.linear and self.transposed:
             x, weight, _ = args

@@ -6,9 +6,9 @@
 
 Candidates take turns (A B C D, A B C D, …), each in a process of its own. A ratio is the median of the rounds' ratios,
 because a shared machine's speed may change between two rounds, but less within one.
-`ours` is what a worker of a sweep does; the others have torch's defaults. `--json benchmarks/train_step.json` adds the
-points measured to that file and rewrites RESULTS.md beside it. Takes up to 20 GiB at the paper's shape. Needs the
-`bench` extra: pip install -e '.[bench]'
+`ours` is what a worker of a sweep does and the floor has a worker's environment; the others have torch's defaults.
+`--json benchmarks/train_step.json` adds the points measured to that file and rewrites RESULTS.md beside it. Takes up to
+20 GiB at the paper's shape. Needs the `bench` extra: pip install -e '.[bench]'
 """
 
 import argparse
@@ -128,7 +128,7 @@ def _rounds(request: str, threads: int, turns: int, candidates: list[str]) -> di
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             children[name] = subprocess.Popen(
                 [sys.executable, __file__, "--serve", name, request],
-                env=worker_environment(threads) if name == "ours" else environment,
+                env=worker_environment(threads) if name in ("floor", "ours") else environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -22,6 +22,7 @@ from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from model import products
 from model.config import ModelConfig
 from model.spelled import DECOMPOSITIONS, Spelled
 from model.transformer import Block, Observer, rotary_table
@@ -76,13 +77,16 @@ class Programs:
         def apply(*inputs: Tensor) -> Tensor:
             weights, transposed = inputs[: len(names)], inputs[len(names) : len(layer)]
             scale, x, rotary, *masks = inputs[len(layer) :]
-            matrices = [id(weight) for weight in weights if weight.dim() == 2]
+            matrices = [weight for weight in weights if weight.dim() == 2]
+            if not transposed and products.prefers_onednn():
+                transposed = tuple(weight.mT for weight in matrices)
             state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
-            with Spelled(masks[0] if masks else None, dict(zip(matrices, transposed, strict=False))):
+            with Spelled(masks[0] if masks else None, dict(zip(map(id, matrices), transposed, strict=False))):
                 y: Tensor = functional_call(block, state, (x, rotary))
             return y
 
         inputs = [*layer, block.residual_scale, torch.zeros(batch, seq_len, d_model), rotary, *self._masks]
+        products.lower_for_inductor()
         traced = make_fx(apply, tracing_mode="fake")(*inputs)
         for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
             for tensor in (inputs[i], node.meta["val"]):

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.compiled import compile_parts
+from model.products import mm
 
 FEW_LOGITS = 2**22  # tokens × vocabulary up to which one program is faster than `model.loss`
 log = logging.getLogger(__name__)
@@ -32,14 +33,14 @@ def head_program(tokens: int, d_model: int, vocab_size: int, norm_eps: float) ->
 
     def apply(h: Tensor, gain: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         hidden, through_norm, *_ = torch.func.vjp(lambda x, g: F.rms_norm(x, g.shape, g, norm_eps), h, gain)
-        logits = hidden @ weight.T  # (tokens, V)
+        logits = mm(hidden, weight.T)  # (tokens, V)
         top = logits.amax(1, keepdim=True)
         exponentials = (logits - top).exp()
         total = exponentials.sum(1, keepdim=True)
         losses = total.log() + top - logits.gather(1, targets[:, None])
         hit = targets.int()[:, None] == torch.arange(vocab_size, dtype=torch.int32)
         grad = (exponentials / total - hit.to(logits.dtype)) / tokens
-        return losses.mean(), *through_norm(grad @ weight), grad.T @ hidden
+        return losses.mean(), *through_norm(mm(grad, weight)), mm(grad.T, hidden)
 
     try:
         with torch.device("cpu"):

@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model import products
 from model.config import CHUNK_LOGITS
+from model.products import mm
 
 CACHED_LOGITS = 2**21  # that a CPU takes through the softmax at once: 8 MiB, and memory is read and written once
+ROWS_AT_ONCE = 2**12  # of the head's gradient that a CPU computes before it adds them, where the product cannot add
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -28,23 +31,15 @@ class _HeadCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
         grad_head = torch.empty_like(weight) if needs_grad else None
         n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
-        products = hidden.new_empty(-(-len(hidden) // n_chunks), len(weight), dtype=dtype)
-        rows = max(1, CACHED_LOGITS // len(weight)) if hidden.device.type == "cpu" else len(products)
         start = 0
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
-            logits = torch.mm(h, head.T, out=products[: len(h)])
-            for some, of_some in zip(torch.split(logits, rows), torch.split(t, rows), strict=True):
-                loss += _to_gradient_(some, of_some, 1 / len(targets))
-            if grad_hidden is None or grad_head is None:
-                continue
-            torch.mm(logits, head, out=grad_hidden[start : start + len(h)])
-            if dtype == weight.dtype:
-                grad_head.addmm_(logits.T, h, beta=min(start, 1))
-            elif start:
-                grad_head += logits.T @ h
-            else:
-                grad_head.copy_(logits.T @ h)
+            logits = mm(h, head.T)
+            loss += _to_gradient_(logits, t, 1 / len(targets))
+            if grad_hidden is not None and grad_head is not None:
+                grad_hidden[start : start + len(h)] = mm(logits, head)
+                _add_product_(grad_head, logits.T, h, first=start == 0)
             start += len(h)
+            del logits  # before there are others
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_head)
         return loss
@@ -60,16 +55,35 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 def _to_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     """Replace logits (C, V) by the gradient of `scale` times their summed loss; that loss, in fp32."""
-    scores = logits.float()  # the same memory in fp32
-    scores -= scores.amax(1, keepdim=True)
-    column = targets[:, None]
-    of_targets = scores.gather(1, column)
-    total = scores.exp_().sum(1, keepdim=True)
-    scores *= scale / total
-    scores.scatter_add_(1, column, scores.new_full((), -scale).expand_as(column))
-    if scores is not logits:
-        logits.copy_(scores)
-    return scale * (total.log() - of_targets).sum()
+    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    loss = logits.new_zeros((), dtype=torch.float32)
+    for some, of_some in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
+        scores = some.float()  # the same memory in fp32
+        scores -= scores.amax(1, keepdim=True)
+        column = of_some[:, None]
+        of_targets = scores.gather(1, column)
+        total = scores.exp_().sum(1, keepdim=True)
+        scores *= scale / total
+        scores.scatter_add_(1, column, scores.new_full((), -scale).expand_as(column))
+        if scores is not some:
+            some.copy_(scores)
+        loss += scale * (total.log() - of_targets).sum()
+    return loss
+
+
+def _add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """total (V, D) += a (V, C) · b (C, D); as the first, it replaces what was there."""
+    on_cpu = total.device.type == "cpu"
+    if total.dtype == a.dtype and not (on_cpu and products.prefers_onednn()):
+        total.addmm_(a, b, beta=0 if first else 1)
+        return
+    rows = ROWS_AT_ONCE if on_cpu else len(total)
+    for part, of_part in zip(torch.split(total, rows), torch.split(a, rows), strict=True):
+        product = mm(of_part, b)
+        if first:
+            part.copy_(product)
+        else:
+            part += product
 
 
 def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from model.products import mm
+
 QUERIES_AT_ONCE = 64  # rows of the causal square that are multiplied with every key up to their last
 
 
@@ -21,7 +23,7 @@ def product(x: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
     A product of some thousand rows with a small matrix takes up to a third longer where its right side is transposed,
     so the forward pass uses one layout and the backward pass the other. Differentiable in x and weight.
     """
-    return x @ transposed
+    return mm(x, transposed)
 
 
 @product.register_fake
@@ -36,12 +38,12 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     x, weight = ctx.saved_tensors
     fan_out, fan_in = weight.shape
-    return grad @ weight, (x.mT @ grad).mT if fan_out > fan_in else grad.mT @ x, None
+    return mm(grad, weight), mm(x.mT, grad).mT if fan_out > fan_in else mm(grad.mT, x), None
 
 
 product.register_autograd(_gradients, setup_context=_remember)
 
-DECOMPOSITIONS = {torch.ops.loopsweep.product.default: lambda x, weight, transposed: x @ transposed}  # for inductor
+DECOMPOSITIONS = {torch.ops.loopsweep.product.default: lambda x, weight, transposed: mm(x, transposed)}  # for inductor
 
 
 class Spelled(TorchFunctionMode):

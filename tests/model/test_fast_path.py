@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import RULES, compiled, compiled_head, residual_scale, spelled
+from model import RULES, compiled, compiled_head, products, residual_scale, spelled
 
 REL = 1e-5  # of the norm, fp32: fused kernels add in another order
 
@@ -53,6 +53,26 @@ def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, token
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     reference = gradients(plain, plain_loss(plain, inputs, targets))
     assert_close(gradients(fast, fast(inputs, targets)), reference)
+
+
+@pytest.mark.parametrize("tokens_per_width", [0, 1e9], ids=["transposed", "as-stored"])
+def test_products_by_onednn_agree(make_model, tokens, monkeypatch, tokens_per_width) -> None:
+    by_onednn, shapes = products.onednn_mm, []
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(products, "FEW", 0)
+    monkeypatch.setattr(products, "onednn_mm", lambda a, b: shapes.append((a.shape, b.shape)) or by_onednn(a, b))
+    monkeypatch.setattr(compiled, "TOKENS_PER_WIDTH", tokens_per_width)
+    monkeypatch.setattr(compiled, "programs", compiled.programs.__wrapped__)
+    monkeypatch.setattr(compiled_head, "head_program", compiled_head.head_program.__wrapped__)
+    plain, fast = make_model(n_loops=2), make_model(n_loops=2)
+    fast.compile_blocks()
+    fast.compile_head()
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    expected, found = plain_loss(plain, inputs, targets), fast(inputs, targets)
+    assert found.item() == pytest.approx(expected.item(), rel=REL)
+    assert_close(gradients(fast, found), gradients(plain, expected))
+    # Three products of each of four matrices and the head; two of the square matrix have the same shapes.
+    assert len(set(shapes)) == 3 * 5 - 1
 
 
 def test_one_compiled_block_serves_every_loop_count_rule_and_depth(make_model, tokens) -> None:

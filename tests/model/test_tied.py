@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import loss
+
 REL = 1e-5  # of the norm, fp32: added in another order
 
 
@@ -71,7 +73,8 @@ class OfSize(TorchDispatchMode):
         return out
 
 
-def test_there_is_one_gradient(make_model, rows) -> None:
+def test_there_is_one_gradient(make_model, rows, monkeypatch) -> None:
+    monkeypatch.setattr(loss, "ROWS_AT_ONCE", 100)
     model = make_model(vocab_size=997)
     with OfSize(model.embedding.weight.numel()) as counted:
         model(*rows).backward()

@@ -1,0 +1,69 @@
+"""Matrix products in fp32 on a CPU, by whichever library of torch uses all of it.
+
+torch multiplies fp32 matrices by MKL, which keeps to AVX2 on CPUs of other makers than Intel. Where such a CPU has
+AVX-512, oneDNN, the library behind torch's convolutions, takes half the time.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FEW = 2**21  # multiplications below which oneDNN's longer way to the product costs what it saves
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN multiplies fp32 matrices faster than MKL on this machine."""
+    has_it: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    cpu = torch.cpu.get_capabilities()
+    return has_it and bool(cpu.get("avx512_f")) and "Intel" not in cpu["cpu_name"]
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """a (M, K) · b (K, N) on any device, in any type; in fp32 on a CPU by the faster library. Not differentiable."""
+    in_question = a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() * b.shape[1] >= FEW
+    return onednn_mm(a, b) if in_question and prefers_onednn() else torch.mm(a, b)
+
+
+def by_onednn(a: Tensor, b: Tensor) -> Tensor:
+    """a (M, K) · b (K, N), fp32 on a CPU, by oneDNN."""
+    if not b.mT.is_contiguous():
+        b = b.contiguous()  # other strides are left to loops that take a thousand times as long
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
+    return product
+
+
+onednn_mm = torch.library.custom_op("loopsweep::onednn_mm", by_onednn, mutates_args=())  # kept whole in a trace
+
+
+@onednn_mm.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+@cache
+def lower_for_inductor() -> None:
+    """Have compiled programs call oneDNN from C++, and copy an operand only where oneDNN would.
+
+    torch's own lowering of the same call also copies a right side that is not transposed.
+    """
+    from torch._inductor.ir import ExternKernel, FixedLayout, PermuteView, TensorBox
+    from torch._inductor.lowering import register_lowering
+    from torch._inductor.mkldnn_ir import LinearUnary
+    from torch._inductor.virtualized import V
+
+    def contiguous(x: Any) -> Any:
+        return ExternKernel.require_contiguous(ExternKernel.realize_input(x))
+
+    @register_lowering(torch.ops.loopsweep.onednn_mm.default, type_promotion_kind=None)
+    def _(a: Any, b: Any) -> Any:
+        (rows, _), (_, columns) = a.get_size(), b.get_size()
+        layout = FixedLayout(a.get_device(), a.get_dtype(), [rows, columns])
+        right: Any = V.graph.current_node.args[1]
+        if right.meta["val"].is_contiguous():
+            transposed = PermuteView.create(contiguous(b), [1, 0])
+        else:
+            transposed = contiguous(PermuteView.create(b.data, [1, 0]))
+        return TensorBox.create(LinearUnary(layout, [contiguous(a), transposed], [None, "none", [-1], ""]))

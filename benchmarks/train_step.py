@@ -7,8 +7,8 @@
 Candidates take turns (A B C D, A B C D, …), each in a process of its own. A ratio is the median of the rounds' ratios,
 because a shared machine's speed may change between two rounds, but less within one.
 `ours` is what a worker of a sweep does and the floor has a worker's environment; the others have torch's defaults.
-`--json benchmarks/train_step.json` adds the points measured to that file and rewrites RESULTS.md beside it. Takes up to
-20 GiB at the paper's shape. Needs the `bench` extra: pip install -e '.[bench]'
+`--json benchmarks/train_step.json` adds the points measured to that file, beside those of other machines, and rewrites
+RESULTS.md next to it. Takes up to 20 GiB at the paper's shape. Needs the `bench` extra: pip install -e '.[bench]'
 """
 
 import argparse
@@ -78,6 +78,8 @@ def main() -> None:
                 points.append((name, point))
                 print_table(points[-1:])
                 key = name if (loops, threads) == (BAR_LOOPS.get(name, 8), 2) else f"{name} N={loops} threads={threads}"
+                if key in known and known[key]["device"] != point["device"]:
+                    known[f"{key} on {known[key]['device']}"] = known.pop(key)
                 known[key] = {**known.get(key, {}), **point}
                 if args.json:
                     args.json.write_text(json.dumps(known, indent=1) + "\n")

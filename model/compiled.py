@@ -78,7 +78,7 @@ class Programs:
             weights, transposed = inputs[: len(names)], inputs[len(names) : len(layer)]
             scale, x, rotary, *masks = inputs[len(layer) :]
             matrices = [weight for weight in weights if weight.dim() == 2]
-            if not transposed and products.prefers_onednn():
+            if not transposed and products.prefers_onednn(inputs[0]):
                 transposed = tuple(weight.mT for weight in matrices)
             state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
             with Spelled(masks[0] if masks else None, dict(zip(map(id, matrices), transposed, strict=False))):

@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model import products
 from model.config import CHUNK_LOGITS
-from model.products import mm
+from model.products import mm, prefers_onednn
 
 CACHED_LOGITS = 2**21  # that a CPU takes through the softmax at once: 8 MiB, and memory is read and written once
-ROWS_AT_ONCE = 2**12  # of the head's gradient that a CPU computes before it adds them, where the product cannot add
+ROWS_AT_ONCE = 2**12  # of the head, whose products oneDNN returns before they are put where they belong
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -31,15 +30,16 @@ class _HeadCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
         grad_head = torch.empty_like(weight) if needs_grad else None
         n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
+        logits_of_chunk = hidden.new_empty(-(-len(hidden) // n_chunks), len(weight), dtype=dtype)
         start = 0
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
-            logits = mm(h, head.T)
+            logits = logits_of_chunk[: len(h)]
+            _product_(logits, h, head)
             loss += _to_gradient_(logits, t, 1 / len(targets))
             if grad_hidden is not None and grad_head is not None:
                 grad_hidden[start : start + len(h)] = mm(logits, head)
                 _add_product_(grad_head, logits.T, h, first=start == 0)
             start += len(h)
-            del logits  # before there are others
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_head)
         return loss
@@ -71,13 +71,21 @@ def _to_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     return loss
 
 
+def _product_(out: Tensor, h: Tensor, head: Tensor) -> None:
+    """out (C, V) = h (C, D) · headᵀ (D, V)."""
+    if prefers_onednn(h):  # it cannot write there
+        for part, of_part in zip(torch.split(out, ROWS_AT_ONCE, dim=1), torch.split(head, ROWS_AT_ONCE), strict=True):
+            part.copy_(mm(h, of_part.T))
+    else:
+        torch.mm(h, head.T, out=out)
+
+
 def _add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
     """total (V, D) += a (V, C) · b (C, D); as the first, it replaces what was there."""
-    on_cpu = total.device.type == "cpu"
-    if total.dtype == a.dtype and not (on_cpu and products.prefers_onednn()):
+    if total.dtype == a.dtype and not prefers_onednn(a):
         total.addmm_(a, b, beta=0 if first else 1)
         return
-    rows = ROWS_AT_ONCE if on_cpu else len(total)
+    rows = ROWS_AT_ONCE if prefers_onednn(a) else len(total)
     for part, of_part in zip(torch.split(total, rows), torch.split(a, rows), strict=True):
         product = mm(of_part, b)
         if first:

@@ -14,17 +14,21 @@ FEW = 2**21  # multiplications below which oneDNN's longer way to the product co
 
 
 @cache
-def prefers_onednn() -> bool:
+def machine_prefers_onednn() -> bool:
     """Whether oneDNN multiplies fp32 matrices faster than MKL on this machine."""
     has_it: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     cpu = torch.cpu.get_capabilities()
     return has_it and bool(cpu.get("avx512_f")) and "Intel" not in cpu["cpu_name"]
 
 
+def prefers_onednn(x: Tensor) -> bool:
+    """Whether oneDNN multiplies matrices of this type and device faster than what torch takes by itself."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and machine_prefers_onednn()
+
+
 def mm(a: Tensor, b: Tensor) -> Tensor:
-    """a (M, K) · b (K, N) on any device, in any type; in fp32 on a CPU by the faster library. Not differentiable."""
-    in_question = a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() * b.shape[1] >= FEW
-    return onednn_mm(a, b) if in_question and prefers_onednn() else torch.mm(a, b)
+    """a (M, K) · b (K, N) on any device, in any type, by the faster library. Not differentiable."""
+    return onednn_mm(a, b) if a.numel() * b.shape[1] >= FEW and prefers_onednn(a) else torch.mm(a, b)
 
 
 def by_onednn(a: Tensor, b: Tensor) -> Tensor:

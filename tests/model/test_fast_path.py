@@ -58,7 +58,7 @@ def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, token
 @pytest.mark.parametrize("tokens_per_width", [0, 1e9], ids=["transposed", "as-stored"])
 def test_products_by_onednn_agree(make_model, tokens, monkeypatch, tokens_per_width) -> None:
     by_onednn, shapes = products.onednn_mm, []
-    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(products, "machine_prefers_onednn", lambda: True)
     monkeypatch.setattr(products, "FEW", 0)
     monkeypatch.setattr(products, "onednn_mm", lambda a, b: shapes.append((a.shape, b.shape)) or by_onednn(a, b))
     monkeypatch.setattr(compiled, "TOKENS_PER_WIDTH", tokens_per_width)

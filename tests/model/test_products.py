@@ -61,11 +61,11 @@ def test_called_from_a_compiled_program(operands) -> None:
 )
 def test_which_machines_take_onednn(monkeypatch, cpu, expected) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert products.prefers_onednn.__wrapped__() == expected
+    assert products.machine_prefers_onednn.__wrapped__() == expected
 
 
 def test_only_large_fp32_products_of_a_cpu_are_in_question(monkeypatch) -> None:
-    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(products, "machine_prefers_onednn", lambda: True)
     monkeypatch.setattr(products, "onednn_mm", lambda a, b: None)
     x = torch.randn(64, 64)
     monkeypatch.setattr(products, "FEW", 64**3)

@@ -82,10 +82,11 @@ def _product_(out: Tensor, h: Tensor, head: Tensor) -> None:
 
 def _add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
     """total (V, D) += a (V, C) · b (C, D); as the first, it replaces what was there."""
-    if total.dtype == a.dtype and not prefers_onednn(a):
+    by_parts = prefers_onednn(a)
+    if total.dtype == a.dtype and not by_parts:
         total.addmm_(a, b, beta=0 if first else 1)
         return
-    rows = ROWS_AT_ONCE if prefers_onednn(a) else len(total)
+    rows = ROWS_AT_ONCE if by_parts else len(total)
     for part, of_part in zip(torch.split(total, rows), torch.split(a, rows), strict=True):
         product = mm(of_part, b)
         if first:

@@ -37,6 +37,7 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
 
     Each takes a list of tensors, which it empties, and is called without guards.
     """
+    products.lower_for_inductor()
     made: list[Any] = []
 
     def keep(*args: Any, **kwargs: Any) -> Any:
@@ -86,7 +87,6 @@ class Programs:
             return y
 
         inputs = [*layer, block.residual_scale, torch.zeros(batch, seq_len, d_model), rotary, *self._masks]
-        products.lower_for_inductor()
         traced = make_fx(apply, tracing_mode="fake")(*inputs)
         for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
             for tensor in (inputs[i], node.meta["val"]):

@@ -41,7 +41,6 @@ def test_called_from_python(operands) -> None:
 
 
 def test_called_from_a_compiled_program(operands) -> None:
-    products.lower_for_inductor()
     traced = make_fx(lambda *inputs: [products.onednn_mm(a, b) for a, b in pairs(*inputs)], tracing_mode="fake")(
         *operands
     )

@@ -8,6 +8,7 @@ provenance.json    per sweep: commits, packages, processors, core-hours, how it 
 One directory may hold several sweeps.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,10 @@ def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
-    """Where the results of a sweep come from, and what they cost."""
+    """Where the results of a sweep come from, and what they cost; the same of results in another order."""
     origins = [result["provenance"] for result in results]
-    hours = [sum(value for key, value in result["seconds"].items() if key != "cpu") / 3600 for result in results]
+    packages = sorted({name for origin in origins for name in origin["packages"]})
+    hours = [math.fsum(value for key, value in result["seconds"].items() if key != "cpu") / 3600 for result in results]
     return {
         "experiment": sweep.experiment,
         "preset": sweep.preset,
@@ -114,13 +116,17 @@ def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -
         "runs": len(sweep.run_ids),
         "finished": len(results),
         "commit": sorted({str(origin["commit"]) for origin in origins}),
-        "packages": origins[-1]["packages"] if origins else {},
-        "python": origins[-1]["python"] if origins else "",
+        "packages": {name: _versions(o["packages"].get(name) for o in origins) for name in packages},
+        "python": _versions(o["python"] for o in origins),
         "processor": sorted({origin.get("gpu", origin["processor"]) for origin in origins}),
-        "run_hours": sum(hours),
-        "core_hours": sum(result["seconds"].get("cpu", 0.0) for result in results) / 3600,
-        "gpu_hours": sum(wall * origin.get("gpus", 0) for wall, origin in zip(hours, origins, strict=True)),
+        "run_hours": math.fsum(hours),
+        "core_hours": math.fsum(result["seconds"].get("cpu", 0.0) for result in results) / 3600,
+        "gpu_hours": math.fsum(wall * origin.get("gpus", 0) for wall, origin in zip(hours, origins, strict=True)),
     }
+
+
+def _versions(names: Iterable[str | None]) -> str:
+    return " and ".join(sorted(set(filter(None, names))))
 
 
 def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

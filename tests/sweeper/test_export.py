@@ -1,5 +1,6 @@
 """What a directory of runs holds, its exported tables hold."""
 
+import itertools
 import json
 
 import pandas as pd
@@ -87,3 +88,21 @@ def test_provenance_counts_hours_of_every_gpu(finished_sweep) -> None:
     described = describe(sweep, [result, on_gpus], "")
     assert described["gpu_hours"] == 2
     assert described["processor"] == sorted([result["provenance"]["processor"], "NVIDIA H100"])
+
+
+def test_provenance_is_that_of_the_results_in_any_order(finished_sweep) -> None:
+    [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
+    sweep = Sweep.load(manifest)
+    result = RunDir(finished_sweep.runs / sweep.run_ids[0]).result()
+    results = [
+        {
+            **result,
+            "seconds": {"step": 3600 * tenths / 10, "cpu": 3600 * tenths / 10},
+            "provenance": {**result["provenance"], "gpus": 1, "packages": {"torch": f"2.{tenths}"}},
+        }
+        for tenths in (1, 2, 3)
+    ]
+    described = describe(sweep, results, "")
+    assert described["packages"] == {"torch": "2.1 and 2.2 and 2.3"}
+    for order in itertools.permutations(results):
+        assert describe(sweep, order, "") == described

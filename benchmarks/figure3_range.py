@@ -95,7 +95,7 @@ def carry_out(name: str, d_model: int, threads: int, vocabulary: int, text: Call
 
 
 def per_token(probe: Probe) -> torch.Tensor:
-    return torch.tensor(stream_readouts(probe.model, [probe.rows])["increment_cosine"]["mean"])
+    return torch.tensor(stream_readouts(probe.model, probe.rows)["increment_cosine"]["mean"])
 
 
 def flattened(probe: Probe) -> torch.Tensor:

@@ -5,10 +5,12 @@ the same two programs, because weights, ε and the rotary table are their inputs
 through guards and an autograd node of its own at every application, which at small widths is a quarter of the step.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.cpu_vec_isa import pick_vec_isa, valid_vec_isa_list
 from torch._inductor.decomposition import select_decomp_table
 from torch.autograd.function import once_differentiable
+from torch.compiler import config as compiler_config
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -38,16 +42,29 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
     Each takes a list of tensors, which it empties, and is called without guards.
     """
     products.lower_for_inductor()
+    try:
+        return _compiled(traced, inputs, backward, vec_isa_ok=True)
+    except Exception:  # a compiler older than this processor, perhaps; any other cause is met again
+        valid_vec_isa_list.cache_clear()
+        return _compiled(traced, inputs, backward, vec_isa_ok=None)
+
+
+def _compiled(
+    traced: GraphModule, inputs: list[Tensor], backward: bool, vec_isa_ok: bool | None
+) -> list[Callable[..., Any]]:
+    """Where `vec_isa_ok` is None, the compiler is tried on every set of vector instructions first, for some seconds."""
     made: list[Any] = []
 
     def keep(*args: Any, **kwargs: Any) -> Any:
-        made.append(compile_fx_inner(*args, **kwargs))
+        # `decompositions` cannot be part of a key, and a program is kept on disk under its key. No more is decomposed.
+        made.append(compile_fx_inner(*args, **{**kwargs, "get_decomp_fn": select_decomp_table}))
         return made[-1]
 
     with (
-        inductor_config.patch(cpp_wrapper=True),  # kernels are called from C++ too
+        inductor_config.patch({"cpp_wrapper": True, "cpp.vec_isa_ok": vec_isa_ok}),  # kernels are called from C++ too
         functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
         torch.set_grad_enabled(backward),
+        compiler_config.patch(cache_key_tag=_tag()),  # type: ignore[attr-defined]
     ):
         decompositions = {**select_decomp_table(), **DECOMPOSITIONS}
         compiled: Any = compile_fx(traced, inputs, inner_compile=keep, decompositions=decompositions)
@@ -55,6 +72,11 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
         if backward:
             output.sum().backward()
     return [part.current_callable for part in made]
+
+
+def _tag() -> str:
+    """What a program on disk depends on that torch leaves out of its key: the vector instructions, and our lowering."""
+    return f"{pick_vec_isa()} {hashlib.sha256(Path(products.__file__).read_bytes()).hexdigest()}"
 
 
 class Programs:

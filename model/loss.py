@@ -119,4 +119,4 @@ def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor
     """Next-token loss of every token in nats, (tokens,); arguments as for `head_cross_entropy`. No gradient."""
     chunk = max(1, CHUNK_LOGITS // weight.shape[0])
     pairs = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
-    return torch.cat([F.cross_entropy(F.linear(h, weight).float(), t, reduction="none") for h, t in pairs])
+    return torch.cat([F.cross_entropy(mm(h, weight.T).float(), t, reduction="none") for h, t in pairs])

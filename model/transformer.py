@@ -138,6 +138,11 @@ class LoopedTransformer(nn.Module):
         table = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
         self.register_buffer("rotary", table, persistent=False)
 
+    @property
+    def n_segments(self) -> int:
+        """Segments that the residual stream passes, in all loop steps."""
+        return len(self._segments())
+
     def compile_blocks(self) -> None:
         """Compile the block once, on its first use; every layer, loop step, N and rule shares the result.
 

@@ -67,7 +67,7 @@ class Probe:
                 speed = (step + 1) * self.rows.numel() / elapsed
                 report(Progress(step, steps, line["loss"], speed, elapsed / (step + 1) * (steps - step)))
         if self.config.increment_layers is not None:
-            self.rundir.write_readouts(stream_readouts(self.model, [self.rows]))
+            self.rundir.write_readouts(stream_readouts(self.model, self.rows))
         return outcome("done", "", steps, steps, since.seconds())
 
     def _step(self, step: int, before: Tensor | None, *, update: bool) -> tuple[dict[str, float], Tensor]:

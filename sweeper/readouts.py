@@ -1,6 +1,5 @@
 """What a model's residual stream does along its loop steps, read out in its own forward pass (Figures 3, 6, 7, 8)."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,22 +11,69 @@ READOUT_TOKENS = 32_768  # of the validation set: enough for means over tokens
 
 
 class _Moments:
-    """Mean and standard deviation over all tokens seen."""
+    """Mean and standard deviation of values of some shape over all tokens seen."""
 
-    def __init__(self) -> None:
-        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+    def __init__(self, *shape: int) -> None:
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.total, self.squares = torch.zeros(2, *shape, dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
         """values: (tokens, …)."""
         values = values.double()
         self.count += len(values)
-        self.total = self.total + values.sum(0).cpu()
-        self.squares = self.squares + values.square().sum(0).cpu()
+        self.total += values.sum(0).cpu()
+        self.squares += values.square().sum(0).cpu()
 
     def to_dict(self) -> dict[str, Any]:
         mean = self.total / self.count
         std = (self.squares / self.count - mean.square()).clamp_min(0).sqrt()
         return {"mean": mean.tolist(), "std": std.tolist()}
+
+
+class StreamReadouts:
+    """Norms, increments and losses along the stream of a model, over all tokens taken in.
+
+    `observe` goes into a forward pass of some sequences, and `take_in` follows it.
+    """
+
+    def __init__(self, model: LoopedTransformer) -> None:
+        n = model.n_segments
+        self._model = model
+        self._states: list[Tensor] = []
+        self._moments = {
+            "residual_norm": _Moments(n + 1),
+            "loop_loss": _Moments(n + 1),
+            "increment_cosine": _Moments(n, n),
+        }
+
+    def observe(self, _: int, h: Tensor) -> None:
+        """The residual stream h (B, T, D) after the embedding, then after every segment."""
+        self._states.append(h)
+
+    @torch.no_grad()
+    def take_in(self, targets: Tensor) -> None:
+        """The first sequences of those just seen. targets: (≤ B, T), the tokens that follow theirs."""
+        states = [h[: len(targets)] for h in self._states]
+        self._states.clear()
+        stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (tokens, S + 1, D)
+        losses = torch.stack([self._model.token_losses(h, targets) for h in states], dim=-1)
+        increments = torch.nn.functional.normalize(stream.diff(dim=1), dim=-1)
+        self._moments["residual_norm"].add(stream.norm(dim=-1))
+        self._moments["loop_loss"].add(losses)
+        self._moments["increment_cosine"].add(increments @ increments.mT)
+
+    def sums(self) -> list[Tensor]:
+        """What processes that each saw a part of the tokens have to add up, in place."""
+        return [sums for moments in self._moments.values() for sums in (moments.count, moments.total, moments.squares)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Each with `mean` and `std` over tokens.
+
+        `residual_norm`: L2 norm per token after segment 0 (the embedding) … S of the stack; S = N where a segment is a
+        loop step. `loop_loss`: loss in nats per token with the head applied there. `increment_cosine`: cosine of the
+        increments δ_i and δ_j of a token, S × S.
+        """
+        return {name: moments.to_dict() for name, moments in self._moments.items()}
 
 
 @torch.no_grad()
@@ -39,28 +85,9 @@ def stream_states(model: LoopedTransformer, rows: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def stream_readouts(model: LoopedTransformer, batches: Iterable[Tensor]) -> dict[str, Any]:
-    """Norms, increments and losses along the stream, over all tokens of `batches`.
-
-    Args:
-        model: as it is; nothing of it changes.
-        batches: rows (B, T + 1) of tokens, on the model's device.
-
-    Returns:
-        `residual_norm`: L2 norm per token after segment 0 (the embedding) … S of the stack; S = N where a segment is a
-        loop step. `loop_loss`: loss in nats per token with the head applied there. `increment_cosine`: cosine of the
-        increments δ_i and δ_j of a token, S × S. Each with `mean` and `std` over tokens.
-    """
-    norms, losses, cosines = _Moments(), _Moments(), _Moments()
-    for rows in batches:
-        states = stream_states(model, rows)
-        stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (B·T, S + 1, D)
-        norms.add(stream.norm(dim=-1))
-        losses.add(torch.stack([model.token_losses(h, rows[:, 1:]) for h in states], dim=-1))
-        increments = torch.nn.functional.normalize(stream.diff(dim=1), dim=-1)
-        cosines.add(increments @ increments.mT)
-    return {
-        "residual_norm": norms.to_dict(),
-        "loop_loss": losses.to_dict(),
-        "increment_cosine": cosines.to_dict(),
-    }
+def stream_readouts(model: LoopedTransformer, rows: Tensor) -> dict[str, Any]:
+    """What `StreamReadouts` finds in rows (B, T + 1) of tokens, on the model's device."""
+    readouts = StreamReadouts(model)
+    model(rows[:, :-1], rows[:, 1:], observe=readouts.observe)
+    readouts.take_in(rows[:, 1:])
+    return readouts.to_dict()

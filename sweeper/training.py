@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from model import LoopedTransformer, initialize_, parameter_groups
+from model.transformer import Observer
 from sweeper.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.data import Prefetch, TokenData
 from sweeper.errors import UserError
 from sweeper.metrics import MetricsFile
 from sweeper.ranks import ALONE, Ranks
-from sweeper.readouts import READOUT_TOKENS, stream_readouts
+from sweeper.readouts import READOUT_TOKENS, StreamReadouts
 from sweeper.run_config import Execution, ProbeConfig, RunConfig
 from sweeper.rundir import RunDir
 from sweeper.stop import Stop
@@ -153,22 +154,26 @@ class Trainer:
         with MetricsFile(self.rundir.metrics if self.ranks.leads else Path(os.devnull)) as metrics:
             return self._loop(metrics, stop, report)
 
-    def validate(self) -> float:
-        """Mean loss over the fixed validation set, in nats per token."""
-        parts = torch.split(self._validation_rows(), self.execution.micro_batch)
-        losses = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            for i in range(self.ranks.rank, len(parts), self.ranks.size):
-                losses[i] = self._loss(parts[i])
-        self.ranks.sum_([losses])
-        return float(losses.mean())
+    def validate(self, readouts: StreamReadouts | None = None) -> float:
+        """Mean loss over the fixed validation set, in nats per token.
 
-    def readouts(self) -> dict[str, Any]:
-        """What the residual stream does on the first tokens of the validation set, see `stream_readouts`."""
-        sequences = max(1, min(READOUT_TOKENS, self.config.validation_tokens) // self.config.seq_len)
-        parts = torch.split(self._validation_rows()[:sequences], self.execution.micro_batch)
-        with self._autocast():
-            return stream_readouts(self.model, (part.to(self.device) for part in parts))
+        Args:
+            readouts: take in the first `READOUT_TOKENS` on the way.
+        """
+        rows, part = self._validation_rows(), self.execution.micro_batch
+        starts = range(0, len(rows), part)
+        losses = torch.zeros(len(starts), dtype=torch.float64, device=self.device)
+        n_read = max(1, READOUT_TOKENS // self.config.seq_len) if readouts is not None else 0  # sequences
+        for i in range(self.ranks.rank, len(starts), self.ranks.size):
+            some = rows[starts[i] : starts[i] + part].to(self.device)
+            observe = readouts.observe if readouts is not None and starts[i] < n_read else None
+            with self._timed("validation"), torch.no_grad():
+                losses[i] = self._loss(some, observe)
+            if readouts is not None and observe is not None:
+                with self._timed("readouts"), self._autocast():
+                    readouts.take_in(some[: n_read - starts[i], 1:])
+        self.ranks.sum_([losses, *(readouts.sums() if readouts is not None else ())])
+        return float(losses.mean())
 
     def _validation_rows(self) -> Tensor:
         rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
@@ -194,9 +199,11 @@ class Trainer:
                     return self._outcome("diverged", f"loss is {line['loss']} at step {self.step}")
             last = self.step == steps
             if last or self.step % execution.validate_every == 0:
-                with self._timed("validation"):
-                    self.val_loss = self.validate()
+                readouts = StreamReadouts(self.model) if last else None
+                self.val_loss = self.validate(readouts)
                 metrics.write({"step": self.step, "val_loss": self.val_loss})
+                if readouts is not None and self.ranks.leads:
+                    self.rundir.write_readouts(readouts.to_dict())
             if last or self.step % execution.checkpoint_every == 0:
                 self._checkpoint()
             if line is not None and time.monotonic() - reported > REPORT_SECONDS:
@@ -204,9 +211,6 @@ class Trainer:
                 rate = (self.step - start_step) / (self.seconds["step"] - start_seconds)
                 left = (steps - self.step) / rate
                 report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens, left))
-        if self.ranks.leads:
-            with self._timed("readouts"):
-                self.rundir.write_readouts(self.readouts())
         if not self.val_loss <= self.config.diverged_above:  # also true of nan
             reason = f"final val_loss {self.val_loss:.4f} is not at most {self.config.diverged_above:g}"
             return self._outcome("diverged", reason)
@@ -238,11 +242,11 @@ class Trainer:
             return {"step": self.step, "loss": loss.item(), "grad_norm": norm.item(), "base_lr": rate}
         return None
 
-    def _loss(self, rows: Tensor) -> Tensor:
-        """Mean loss of rows (B, T + 1)."""
+    def _loss(self, rows: Tensor, observe: Observer | None = None) -> Tensor:
+        """Mean loss of rows (B, T + 1); `observe` as for `LoopedTransformer`."""
         rows = rows.to(self.device, non_blocking=True)
         with self._autocast():
-            loss: Tensor = self.model(rows[:, :-1], rows[:, 1:])
+            loss: Tensor = self.model(rows[:, :-1], rows[:, 1:], observe=observe)
         return loss
 
     def _autocast(self) -> torch.autocast:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch._inductor.cpu_vec_isa import pick_vec_isa, valid_vec_isa_list
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.decomposition import select_decomp_table
 from torch.autograd.function import once_differentiable
 from torch.compiler import config as compiler_config
@@ -42,17 +42,6 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
     Each takes a list of tensors, which it empties, and is called without guards.
     """
     products.lower_for_inductor()
-    try:
-        return _compiled(traced, inputs, backward, vec_isa_ok=True)
-    except Exception:  # a compiler older than this processor, perhaps; any other cause is met again
-        valid_vec_isa_list.cache_clear()
-        return _compiled(traced, inputs, backward, vec_isa_ok=None)
-
-
-def _compiled(
-    traced: GraphModule, inputs: list[Tensor], backward: bool, vec_isa_ok: bool | None
-) -> list[Callable[..., Any]]:
-    """Where `vec_isa_ok` is None, the compiler is tried on every set of vector instructions first, for some seconds."""
     made: list[Any] = []
 
     def keep(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +50,8 @@ def _compiled(
         return made[-1]
 
     with (
-        inductor_config.patch({"cpp_wrapper": True, "cpp.vec_isa_ok": vec_isa_ok}),  # kernels are called from C++ too
+        # Kernels are called from C++ too; and a compiler that knows C++ 20 as torch needs it knows AVX-512, unasked.
+        inductor_config.patch({"cpp_wrapper": True, "cpp.vec_isa_ok": True}),
         functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
         torch.set_grad_enabled(backward),
         compiler_config.patch(cache_key_tag=_tag()),  # type: ignore[attr-defined]

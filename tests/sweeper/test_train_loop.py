@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import parameter_table
+from sweeper import training
 from sweeper.errors import UserError
 from sweeper.execute import execute_run
 from sweeper.outcome import Outcome
+from sweeper.readouts import StreamReadouts, stream_readouts
 from sweeper.rundir import RunDir
 from sweeper.stop import Stop
 from sweeper.training import Trainer
@@ -175,6 +177,51 @@ def test_validation_is_over_a_fixed_set_and_equals_plain_cross_entropy(runs, run
     reseeded = Trainer(RunDir(runs.root), replace(run_config, seed=5), execution, run_data)
     reseeded.model.load_state_dict(trainer.model.state_dict())
     assert reseeded.validate() == found
+
+
+def test_readouts_are_of_the_first_tokens_and_change_no_loss(
+    runs, run_config, execution, run_data, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        training, "READOUT_TOKENS", 7 * 32 + 31
+    )  # seven sequences: a part of four, and three of the next
+    trainer = Trainer(RunDir(runs.root), run_config, replace(execution, micro_batch=4), run_data)
+    readouts = StreamReadouts(trainer.model)
+    assert trainer.validate(readouts) == trainer.validate()
+    expected = stream_readouts(trainer.model, torch.from_numpy(run_data.validation(32, 512))[:7])
+    found = readouts.to_dict()
+    assert found.keys() == expected.keys()
+    for name, moments in found.items():
+        for moment, values in moments.items():
+            assert np.array(values) == pytest.approx(np.array(expected[name][moment]), rel=1e-5, abs=1e-5), (
+                name,
+                moment,
+            )
+
+
+def test_readouts_of_processes_add_up(runs, run_config, execution, run_data) -> None:
+    trainer = Trainer(RunDir(runs.root), run_config, execution, run_data)
+    rows = torch.from_numpy(run_data.validation(32, 512))
+    parts = [StreamReadouts(trainer.model) for _ in range(3)]  # the last sees nothing
+    for readouts, of_part in zip(parts, (rows[:5], rows[5:]), strict=False):
+        with torch.no_grad():
+            trainer.model(of_part[:, :-1], observe=readouts.observe)
+        readouts.take_in(of_part[:, 1:])
+    for sums in zip(*(readouts.sums() for readouts in parts), strict=True):
+        sums[0].add_(sums[1]).add_(sums[2])
+    found, expected = parts[0].to_dict(), stream_readouts(trainer.model, rows)
+    assert found["loop_loss"]["mean"] == pytest.approx(expected["loop_loss"]["mean"], rel=1e-6)
+    assert found["residual_norm"]["std"] == pytest.approx(expected["residual_norm"]["std"], rel=1e-5)
+
+
+def test_a_run_that_died_after_its_last_checkpoint_has_its_readouts(runs, run_config, monkeypatch) -> None:
+    rundir, result = runs.train(run_config)
+    readouts = rundir.readouts()
+    assert readouts["loop_loss"]["mean"][-1] == pytest.approx(result["val_loss"], rel=1e-5)
+    monkeypatch.setattr(Trainer, "train_step", None)  # nothing is left to train
+    again = runs.train(run_config)[1]
+    assert (again["state"], again["val_loss"]) == ("done", result["val_loss"])
+    assert rundir.readouts() == readouts
 
 
 def test_a_seed_changes_both_the_weights_and_the_order_of_the_data(runs, run_config, execution, run_data) -> None:

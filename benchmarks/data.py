@@ -47,7 +47,8 @@ SAMPLE_SECONDS = 0.05
 def main() -> None:
     """Measure the parts asked for and rewrite both result files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    of = f"{', '.join(PARTS)}; default: all"
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=of)
     parser.add_argument("--scratch", type=Path, help="where to put a scratch directory")
     arguments = parser.parse_args()
     target = HERE / "data.json"

@@ -36,7 +36,9 @@ GRID = [*TRAIN, "--multirun", "+sweep=lr_transfer"]
 def main() -> None:
     """Measure the parts asked for and rewrite both result files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; default: all"
+    )
     chosen = parser.parse_args().parts or list(PARTS)
     target = HERE / "end_to_end.json"
     known = json.loads(target.read_text()) if target.exists() else {}

@@ -40,7 +40,8 @@ Sweep = dict[str, Any]
 def main() -> None:
     """Measure the presets asked for and rewrite both result files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*ROUNDS, "steps", []], help="default: all")
+    of = f"{', '.join([*ROUNDS, 'steps'])}; default: all"
+    parser.add_argument("parts", nargs="*", choices=[*ROUNDS, "steps", []], metavar="PART", help=of)
     target = HERE / "tracking.json"
     known = json.loads(target.read_text()) if target.exists() else {}
     for preset in parser.parse_args().parts or [*ROUNDS, "steps"]:

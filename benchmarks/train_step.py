@@ -61,7 +61,8 @@ def main() -> None:
         serve(sys.argv[2], json.loads(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], help="default: quick laptop paper")
+    of = f"{', '.join(SHAPES)}; default: quick laptop paper"
+    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], metavar="SHAPE", help=of)
     parser.add_argument("--loops", default="bar", help="loop counts N; default: the bar's")
     parser.add_argument("--threads", default="2", help="CPU threads")
     parser.add_argument("--turns", type=int, default=7, help="times every candidate is measured")

@@ -45,12 +45,12 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
     made: list[Any] = []
 
     def keep(*args: Any, **kwargs: Any) -> Any:
-        # `decompositions` cannot be part of a key, and a program is kept on disk under its key. No more is decomposed.
+        # Programs are kept on disk under a key, of which `decompositions` cannot be part; they are applied already.
         made.append(compile_fx_inner(*args, **{**kwargs, "get_decomp_fn": select_decomp_table}))
         return made[-1]
 
     with (
-        # Kernels are called from C++ too; and a compiler that knows C++ 20 as torch needs it knows AVX-512, unasked.
+        # Kernels are called from C++ too, and the compiler is not tried on AVX first: one for C++ 20 knows it.
         inductor_config.patch({"cpp_wrapper": True, "cpp.vec_isa_ok": True}),
         functorch_config.patch(enable_autograd_cache=False),  # it would hand out no parts
         torch.set_grad_enabled(backward),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+ROWS_AT_ONCE = 4096  # of a tensor just drawn, looked through for what is to be drawn again
+
 
 @dataclass(frozen=True)
 class ParameterRow:
@@ -98,11 +100,14 @@ def initialize_(model: "nn.Module", table: tuple[ParameterRow, ...], seed: int) 
         if row.init_std is None:
             torch.nn.init.ones_(parameter)
             continue
-        draw = torch.randn(parameter.shape, generator=generator)  # on the CPU, for every device
-        while (outside := draw.abs() > 3).any():  # torch.nn.init.trunc_normal_ would draw the whole tensor again
+        on_cpu = parameter.device.type == "cpu"  # where the draw is made for every device, in place if it can be
+        draw = (parameter.detach() if on_cpu else torch.empty(parameter.shape)).normal_(generator=generator)
+        # torch.nn.init.trunc_normal_ would draw the whole tensor again
+        while (outside := torch.cat([part.abs() > 3 for part in torch.split(draw, ROWS_AT_ONCE)])).any():
             draw[outside] = torch.randn(int(outside.sum()), generator=generator)
-        with torch.no_grad():
-            parameter.copy_(draw.mul_(row.init_std))
+        draw.mul_(row.init_std)
+        if not on_cpu:
+            parameter.detach().copy_(draw)
 
 
 def parameter_groups(model: "nn.Module", table: tuple[ParameterRow, ...]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Table 3 as numbers, and what reads it: initialisation and AdamW's groups."""
 
 import math
+import re
 import statistics
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import LoopedTransformer, ModelConfig, initialize_, parameter_groups, parameter_table
+from model import LoopedTransformer, ModelConfig, initialize_, parameter_groups, parameter_table, parameterization
 
 # Table 3 with Table 4's values (η0 = 1.25e-3, σ0 = 0.02, ε0 = 1e-8, ω0 = 0.1), worked out by hand.
 TABLE_3 = {
@@ -127,6 +128,23 @@ def test_init_is_a_normal_cut_at_three_sigma(make_model) -> None:
         assert abs(parameter.mean()) < 5 * 0.07 / math.sqrt(n), name
         assert float(parameter.detach().std()) == pytest.approx(0.07 * CUT_STD, rel=5 / math.sqrt(2 * n)), name
         assert 2.5 * 0.07 < float(parameter.detach().abs().max()) <= 3 * 0.07 * (1 + 1e-6), name
+
+
+def test_init_draws_what_it_always_drew(make_model, monkeypatch) -> None:
+    """Whole tensors in turn, then what lies outside of them again, wherever tensors are looked through by parts."""
+    monkeypatch.setattr(parameterization, "ROWS_AT_ONCE", 7)
+    model, generator, again = make_model(), torch.Generator().manual_seed(3), 0
+    initialize_(model, paper_table(), seed=3)
+    for name, found in model.named_parameters():
+        if name.endswith("norm.weight"):
+            continue
+        expected = torch.randn(found.shape, generator=generator)
+        while (outside := expected.abs() > 3).any():
+            expected[outside] = torch.randn(int(outside.sum()), generator=generator)
+            again += 1
+        row = next(row for row in paper_table() if re.fullmatch(row.pattern, name))
+        assert torch.equal(found, expected * row.init_std), name
+    assert again > 0
 
 
 def test_init_is_shared_across_loop_counts_and_a_prefix_across_depths(make_model) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from model import ModelConfig, ParameterRow, parameter_table
+from model import LoopedTransformer, ModelConfig, ParameterRow, parameter_table
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
 from sweeper.probe import Probe
-from sweeper.readouts import stream_readouts, stream_states
+from sweeper.readouts import stream_readouts
 from sweeper.run_config import Execution, ProbeConfig
 from sweeper.rundir import RunDir
 from sweeper.stop import Stop
@@ -92,6 +92,14 @@ def carry_out(name: str, d_model: int, threads: int, vocabulary: int, text: Call
                     "mean": round(float(pairs.mean()), 4),
                     "residual_rms": round(rms[-1], 3),
                 }
+
+
+@torch.no_grad()
+def stream_states(model: LoopedTransformer, rows: torch.Tensor) -> list[torch.Tensor]:
+    """The residual stream (B, T, D) after the embedding and every segment, for rows (B, T + 1)."""
+    states: list[torch.Tensor] = []
+    model(rows[:, :-1], rows[:, 1:], observe=lambda _, h: states.append(h))
+    return states
 
 
 def per_token(probe: Probe) -> torch.Tensor:

@@ -77,14 +77,6 @@ class StreamReadouts:
 
 
 @torch.no_grad()
-def stream_states(model: LoopedTransformer, rows: Tensor) -> list[Tensor]:
-    """The residual stream (B, T, D) after the embedding and every segment, for rows (B, T + 1)."""
-    states: list[Tensor] = []
-    model(rows[:, :-1], rows[:, 1:], observe=lambda _, h: states.append(h))
-    return states
-
-
-@torch.no_grad()
 def stream_readouts(model: LoopedTransformer, rows: Tensor) -> dict[str, Any]:
     """What `StreamReadouts` finds in rows (B, T + 1) of tokens, on the model's device."""
     readouts = StreamReadouts(model)

@@ -182,9 +182,7 @@ def test_validation_is_over_a_fixed_set_and_equals_plain_cross_entropy(runs, run
 def test_readouts_are_of_the_first_tokens_and_change_no_loss(
     runs, run_config, execution, run_data, monkeypatch
 ) -> None:
-    monkeypatch.setattr(
-        training, "READOUT_TOKENS", 7 * 32 + 31
-    )  # seven sequences: a part of four, and three of the next
+    monkeypatch.setattr(training, "READOUT_TOKENS", 7 * 32 + 31)  # a part of four sequences, and three of the next
     trainer = Trainer(RunDir(runs.root), run_config, replace(execution, micro_batch=4), run_data)
     readouts = StreamReadouts(trainer.model)
     assert trainer.validate(readouts) == trainer.validate()
@@ -193,10 +191,8 @@ def test_readouts_are_of_the_first_tokens_and_change_no_loss(
     assert found.keys() == expected.keys()
     for name, moments in found.items():
         for moment, values in moments.items():
-            assert np.array(values) == pytest.approx(np.array(expected[name][moment]), rel=1e-5, abs=1e-5), (
-                name,
-                moment,
-            )
+            reference = np.array(expected[name][moment])
+            assert np.array(values) == pytest.approx(reference, rel=1e-5, abs=1e-5), (name, moment)
 
 
 def test_readouts_of_processes_add_up(runs, run_config, execution, run_data) -> None:

@@ -28,7 +28,7 @@ class Records:
         cells: per experiment, see `sources.load_cells`.
         curves: per experiment of `WITH_CURVES`, see `sources.load_curves`.
         readouts: per experiment of `WITH_READOUTS`, see `sources.load_readouts`.
-        provenance: per experiment, see `sweeper.export.describe`.
+        provenance: per experiment, see `sweeper.records.export.describe`.
     """
 
     preset: str

@@ -108,7 +108,7 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
         return validated(mirrored.cells(), experiment)
     sweeps = args.sweeps if args.sweeps is not None else args.runs.parent / "sweeps"
     # Imported here, so that stored results are drawn without the rest of the sweeper.
-    from sweeper.records import latest_sweep, sweep_table
+    from sweeper.records.status import latest_sweep, sweep_table
 
     if args.sweep is not None:
         manifest = sweeps / f"{args.sweep}.json"
@@ -123,23 +123,23 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
 
 
 def load_curves(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
-    """Metrics of the cells' runs: run_id, step, and a column a metric (`sweeper.export`)."""
+    """Metrics of the cells' runs: run_id, step, and a column a metric (`sweeper.records.export`)."""
     if args.results is not None:
         return _stored_table(args.results, "curves", cells)
     if (mirrored := _mirrored(args, str(cells["sweep"].iloc[0]))) is not None:
         return mirrored.curves()
-    from sweeper.export import curves_table
+    from sweeper.records.export import curves_table
 
     return curves_table(args.runs, list(cells["run_id"].unique()))
 
 
 def load_readouts(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
-    """Read-outs of the cells' runs: run_id, readout, i, j, mean, std (`sweeper.export`)."""
+    """Read-outs of the cells' runs: run_id, readout, i, j, mean, std (`sweeper.records.export`)."""
     if args.results is not None:
         return _stored_table(args.results, "readouts", cells)
     if (mirrored := _mirrored(args, str(cells["sweep"].iloc[0]))) is not None:
         return mirrored.readouts()
-    from sweeper.export import readouts_table
+    from sweeper.records.export import readouts_table
 
     return readouts_table(args.runs, list(cells["run_id"].unique()))
 
@@ -174,8 +174,8 @@ class LocalSweep:
 
 def local_sweeps(runs: Path) -> list[LocalSweep]:
     """The sweeps beside directory `runs`, the one last submitted last."""
-    from sweeper.export import describe, finished_results
-    from sweeper.sweep import Sweep, manifests
+    from sweeper.records.export import describe, finished_results
+    from sweeper.records.sweep_manifest import Sweep, manifests
 
     found = []
     for sweep in map(Sweep.load, manifests(runs.parent / "sweeps")):

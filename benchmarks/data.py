@@ -32,10 +32,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeper.data import open_data, wheels
+from sweeper.data import open_data, pypi
 from sweeper.data.tokenizer import _LLAMA3_MEMBER, _LLAMA3_PATTERN, llama3
 from sweeper.data.wikipedia import unit
-from sweeper.provenance import provenance
+from sweeper.records.provenance import provenance
 
 HERE = Path(__file__).parent
 ROOT = Path("data")
@@ -69,7 +69,7 @@ def tokenizers(_: Path) -> dict[str, Any]:
     import tiktoken
 
     texts = [document.text for document in unit(ROOT, print).documents()]
-    model = wheels.read(wheels.fetch(wheels.LLAMA3, ROOT, print), _LLAMA3_MEMBER)
+    model = pypi.read(pypi.fetch(pypi.LLAMA3, ROOT, print), _LLAMA3_MEMBER)
     ours, ranks = llama3(model), _ranks(model)
     encoding = tiktoken.Encoding("llama3", pat_str=_LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens={})
     library = _as_library(ranks)
@@ -153,11 +153,11 @@ def reading(scratch: Path) -> dict[str, Any]:
     """Milliseconds of a step of `laptop` at N = 1, its shortest: the whole step, making its batch, waiting for it."""
     from hydra import compose, initialize_config_dir
 
+    from sweeper.config.resolve import data_spec, resolve
     from sweeper.data import find_data
-    from sweeper.resolve import data_spec, resolve
-    from sweeper.rundir import RunDir
+    from sweeper.records.run_dir import RunDir
     from sweeper.train import CONFIG_DIR
-    from sweeper.training import Trainer
+    from sweeper.training.trainer import Trainer
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
         config = compose("config", overrides=["preset=laptop"])

@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sweeper.provenance import provenance
-from sweeper.rundir import RunDir
+from sweeper.records.provenance import provenance
+from sweeper.records.run_dir import RunDir
 
 HERE = Path(__file__).parent
 CORES = len(os.sched_getaffinity(0))

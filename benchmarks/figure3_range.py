@@ -18,11 +18,11 @@ import torch
 
 from model import LoopedTransformer, ModelConfig, ParameterRow, parameter_table
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
-from sweeper.probe import Probe
-from sweeper.readouts import stream_readouts
-from sweeper.run_config import Execution, ProbeConfig
-from sweeper.rundir import RunDir
-from sweeper.stop import Stop
+from sweeper.records.run_dir import RunDir
+from sweeper.run.spec import Execution, ProbeConfig
+from sweeper.run.stop import Stop
+from sweeper.training.probe import Probe
+from sweeper.training.readouts import stream_readouts
 
 LAYERS, LOOPS, TOKENS, VOCABULARY = 12, 64, 128, 1024
 GPT2 = (2 * LAYERS) ** -0.5  # shrinks what writes into the residual stream, as GPT-2 does

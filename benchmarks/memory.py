@@ -23,9 +23,9 @@ from results_page import write_results
 from train_step import run_config, trainer
 
 from model.loss import head_cross_entropy
-from sweeper.memory import GIB, training_bytes
-from sweeper.pool import worker_environment
-from sweeper.provenance import provenance
+from sweeper.execution.worker_pool import worker_environment
+from sweeper.records.provenance import provenance
+from sweeper.run.memory import GIB, training_bytes
 
 HERE = Path(__file__).parent
 SEQ_LEN, VOCABULARY = 128, 128_256
@@ -68,7 +68,7 @@ def point(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The request and its `peak_gib`; of a whole step, the `estimated_gib` of `sweeper.memory` beside it."""
+    """The request and its `peak_gib`; of a whole step, the `estimated_gib` of `sweeper.run.memory` beside it."""
     if "tokens" in request:
         return {**request, "above_gib": head_above(request["tokens"])}
     config = run_config("paper", request["loops"], "cpu")

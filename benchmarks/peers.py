@@ -1,6 +1,6 @@
 """What a training step is compared with: its matrix products alone, and Hugging Face's Llama.
 
-Every one takes a whole optimizer step a call, at the same shapes as `sweeper.training.Trainer`.
+Every one takes a whole optimizer step a call, at the same shapes as `sweeper.training.trainer.Trainer`.
 """
 
 import timeit
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.products import by_onednn
-from sweeper.run_config import RunConfig
+from sweeper.run.spec import RunConfig
 
 QUERIES_AT_ONCE = 256  # rows of the causal square that are multiplied with every key up to their last
 

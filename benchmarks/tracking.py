@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 
-from sweeper.provenance import provenance
-from sweeper.rundir import RunDir
+from sweeper.records.provenance import provenance
+from sweeper.records.run_dir import RunDir
 
 HERE = Path(__file__).parent
 ROUNDS = {"laptop": 2, "quick": 4}
@@ -147,7 +147,7 @@ def mirror_usage(cpu: dict[int, float]) -> int:
     total = 0
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        if "sweeper.tracking.process" in command or "wandb-core" in command:
+        if "sweeper.tracking.follower" in command or "wandb-core" in command:
             try:
                 total += process.memory_full_info().pss
                 cpu[process.pid] = sum(process.cpu_times()[:2])

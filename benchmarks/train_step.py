@@ -33,13 +33,13 @@ from rich.console import Console
 from rich.table import Table
 
 from model import ModelConfig, parameter_table
-from sweeper.gpus import peak_flops
-from sweeper.pool import worker_environment
-from sweeper.provenance import provenance
-from sweeper.run_config import Execution, RunConfig
-from sweeper.rundir import RunDir
-from sweeper.schedule import Schedule
-from sweeper.training import Trainer
+from sweeper.execution.worker_pool import worker_environment
+from sweeper.hardware import peak_flops
+from sweeper.records.provenance import provenance
+from sweeper.records.run_dir import RunDir
+from sweeper.run.schedule import Schedule
+from sweeper.run.spec import Execution, RunConfig
+from sweeper.training.trainer import Trainer
 
 PRESETS = Path(__file__).parent.parent / "conf" / "preset"
 # Preset, batch, and what differs from the preset's shape; depth is the preset's L_ref.

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.command in GRID_COMMANDS:
             _multirun(arguments.command, arguments.overrides)
         elif arguments.command == "data":
-            from sweeper.preparation import prepare
+            from sweeper.cli.data_command import prepare
 
             prepare(arguments.overrides)
         else:
@@ -84,7 +84,7 @@ def _multirun(command: str, overrides: list[str]) -> None:
 
 
 def _on_sweep(arguments: argparse.Namespace) -> None:
-    from sweeper.commands import SweepCommands, export_mirrored
+    from sweeper.cli.commands import SweepCommands, export_mirrored
 
     if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
         command = arguments.made_by or "unknown: read from wandb"

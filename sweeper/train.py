@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeper.config import register
+from sweeper.config.schema import register
 from sweeper.errors import UserError
 
 # Hydra finds plugins in the namespace package `hydra_plugins` on the import path, and nowhere else.
@@ -31,12 +31,12 @@ def train(config: DictConfig) -> None:
 
 
 def _train_one(config: DictConfig) -> None:
+    from sweeper.config.resolve import data_spec, depth_warning, resolve
     from sweeper.data import prepare_data
-    from sweeper.execute import execute_run
-    from sweeper.outcome import Outcome
-    from sweeper.resolve import data_spec, depth_warning, resolve
-    from sweeper.rundir import RunDir
-    from sweeper.stop import Stop
+    from sweeper.execution.execute_run import execute_run
+    from sweeper.records.run_dir import RunDir
+    from sweeper.run.outcome import Outcome
+    from sweeper.run.stop import Stop
 
     roots = {name: Path(str(config.paths[name])) for name in ("runs", "data")}
     run = resolve(config, "unprepared")

@@ -5,11 +5,11 @@ into a manifest; `open_data` turns a manifest's hash into `TokenData`, whose win
 manifest, the seed and the index asked for. Nothing here imports torch.
 """
 
-from sweeper.data.crew import Progress
 from sweeper.data.manifest import Manifest, Shard
 from sweeper.data.prefetch import Prefetch
 from sweeper.data.prepare import find_data, prepare_data
 from sweeper.data.spec import DataSpec, TokenizerSpec
+from sweeper.data.task_pool import Progress
 from sweeper.data.tokens import TokenData, open_data
 
 __all__ = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.data.manifest import file_sha256
-from sweeper.data.wheels import Report
+from sweeper.data.pypi import Report
 from sweeper.errors import UserError
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"

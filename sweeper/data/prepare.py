@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeper.data import sources, wheels
-from sweeper.data.crew import Progress, Watch, carry_out
+from sweeper.data import pypi, sources
 from sweeper.data.document import SPLITS, Unit
 from sweeper.data.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, Shard, canonical_sha256, file_sha256
 from sweeper.data.shards import Piece, assemblies
 from sweeper.data.spec import DataSpec
+from sweeper.data.task_pool import Progress, Watch, carry_out
 from sweeper.data.tokenizer import build_tokenizer, load_tokenizer
 from sweeper.errors import UserError
 from sweeper.files import no_space, replacing
@@ -40,7 +40,7 @@ def find_data(spec: DataSpec, root: Path) -> Manifest | None:
 
 
 def prepare_data(
-    spec: DataSpec, root: Path, report: wheels.Report, watch: Watch = unwatched, workers: int | None = None
+    spec: DataSpec, root: Path, report: pypi.Report, watch: Watch = unwatched, workers: int | None = None
 ) -> Manifest:
     """Prepare what `spec` asks for in a directory of its own below `root`; returns at once when it is there.
 
@@ -77,7 +77,7 @@ def prepare_data(
     return manifest
 
 
-def pieces(spec: DataSpec, root: Path, report: wheels.Report) -> list[Piece]:
+def pieces(spec: DataSpec, root: Path, report: pypi.Report) -> list[Piece]:
     """The tasks that make all text into tokens, wherever they are then carried out; fetches what they need.
 
     Raises `UserError` when the text or the tokenizer cannot be had.
@@ -139,7 +139,7 @@ def _directory(spec: DataSpec, root: Path) -> Path:
 
 
 def _prepare(
-    spec: DataSpec, root: Path, directory: Path, report: wheels.Report, watch: Watch, workers: int | None
+    spec: DataSpec, root: Path, directory: Path, report: pypi.Report, watch: Watch, workers: int | None
 ) -> None:
     """Do whatever is not done yet, and give the result its name."""
     tasks = pieces(spec, root, report)
@@ -208,7 +208,7 @@ def _file_fingerprint(path: str) -> str:
 
 
 @contextmanager
-def _alone(work: Path, report: wheels.Report) -> Iterator[None]:
+def _alone(work: Path, report: pypi.Report) -> Iterator[None]:
     """Keep other processes of this machine out; where there are no locks all of them work, and one publishes."""
     with work.with_name(f"{work.name}.lock").open("w") as lock:
         try:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeper.data.crew import Record
 from sweeper.data.document import SPLITS, Document, Split, Unit
 from sweeper.data.manifest import canonical_sha256
+from sweeper.data.task_pool import Record
 from sweeper.data.tokenizer import load_tokenizer
 from sweeper.files import replacing
 

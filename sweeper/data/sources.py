@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.data import hub, local, wikipedia
+from sweeper.data import hub, text_files, wikipedia
 from sweeper.data.document import Unit
+from sweeper.data.pypi import Report
 from sweeper.data.spec import DataSpec
-from sweeper.data.wheels import Report
 
 
 def units(spec: DataSpec, root: Path, report: Report) -> Sequence[Unit]:
@@ -19,9 +19,11 @@ def units(spec: DataSpec, root: Path, report: Report) -> Sequence[Unit]:
         case "wikipedia":
             return [wikipedia.unit(root, report)]
         case "fineweb_edu":
-            return local.units(hub.fetch(hub.chosen(spec.files), root, report), spec.text_column, spec.val_fraction)
+            return text_files.units(
+                hub.fetch(hub.chosen(spec.files), root, report), spec.text_column, spec.val_fraction
+            )
         case _:
-            return local.units(local.files(str(spec.path)), spec.text_column, spec.val_fraction)
+            return text_files.units(text_files.files(str(spec.path)), spec.text_column, spec.val_fraction)
 
 
 def provenance(spec: DataSpec) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def provenance(spec: DataSpec) -> dict[str, Any]:
         case "fineweb_edu":
             return hub.provenance(hub.chosen(spec.files))
         case _:
-            return local.provenance(str(spec.path))
+            return text_files.provenance(str(spec.path))
 
 
 def fingerprint(spec: DataSpec) -> dict[str, Any]:
@@ -43,5 +45,5 @@ def fingerprint(spec: DataSpec) -> dict[str, Any]:
         case "fineweb_edu":
             source = hub.provenance(hub.chosen(spec.files))
         case _:
-            source = {"files": local.fingerprint(str(spec.path))}
+            source = {"files": text_files.fingerprint(str(spec.path))}
     return {**source, "text_column": spec.text_column, "val_fraction": spec.val_fraction}

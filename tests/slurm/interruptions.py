@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.records import State
+from sweeper.records.status import State
 
 from .lab import ONE_RUN, Lab
 
@@ -119,7 +119,9 @@ INTERRUPTIONS = {  # those that mostly wait first: the others fill their time
 
 def _second_rank(lab: Lab) -> int:
     """Process id of the training process that is not rank 0."""
-    listed = subprocess.run(["pgrep", "-f", "sweeper.worker"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["pgrep", "-f", "sweeper.execution.worker"], capture_output=True, text=True, check=True
+    ).stdout
     for pid in map(int, listed.split()):
         with contextlib.suppress(OSError):
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.commands import SweepCommands
-from sweeper.lock import read_owner
-from sweeper.records import RunStatus, State, run_status
-from sweeper.rundir import RunDir
-from sweeper.status import sweep_status
-from sweeper.sweep import Sweep
+from sweeper.cli.commands import SweepCommands
+from sweeper.cli.status_table import sweep_status
+from sweeper.records.lock import read_owner
+from sweeper.records.run_dir import RunDir
+from sweeper.records.status import RunStatus, State, run_status
+from sweeper.records.sweep_manifest import Sweep
 
 from .cluster import Cluster
 

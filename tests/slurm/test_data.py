@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.data import DataSpec, TokenizerSpec, find_data, prepare_data
-from sweeper.data.local import UNIT_BYTES
+from sweeper.data.text_files import UNIT_BYTES
 
 from .lab import CHECKOUT, Lab, finished
 

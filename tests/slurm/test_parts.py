@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import sources, states, transfer
-from sweeper.attempts import PerCheckpoint
 from sweeper.errors import UserError
-from sweeper.lock import RunLock, RunOwned
-from sweeper.outcome import Outcome
-from sweeper.ranks import Ranks
-from sweeper.records import RunStatus, State, cluster_status
-from sweeper.rundir import RunDir
-from sweeper.slurm.options import SlurmOptions
-from sweeper.slurm.queue import Job
-from sweeper.slurm.snapshot import take_snapshot
-from sweeper.slurm.submission import new_submission, submissions
-from sweeper.stop import Stop
+from sweeper.execution.retry import PerCheckpoint
+from sweeper.execution.slurm.options import SlurmOptions
+from sweeper.execution.slurm.queue import Job
+from sweeper.execution.slurm.snapshot import take_snapshot
+from sweeper.execution.slurm.submission import new_submission, submissions
+from sweeper.records.lock import RunLock, RunOwned
+from sweeper.records.run_dir import RunDir
+from sweeper.records.status import RunStatus, State, cluster_status
+from sweeper.run.outcome import Outcome
+from sweeper.run.stop import Stop
+from sweeper.training.distributed import Ranks
 
 LEAST = {
     "max_gpu_hours": 100,
@@ -152,8 +152,8 @@ def test_ranks_share_out_the_batch_in_order(sequences: int, size: int) -> None:
 def test_job_waits_for_its_former_self_elsewhere_and_for_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.lock.STALE_SECONDS", 0.5)
-    monkeypatch.setattr("sweeper.lock.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("sweeper.records.lock.STALE_SECONDS", 0.5)
+    monkeypatch.setattr("sweeper.records.lock.POLL_SECONDS", 0.02)
     path, owner = tmp_path / "lock", {"machine": "elsewhere/0/0", "pid": 1, "process_start": "1", "token": "t"}
     for job, waits in (("12", True), ("13", False)):
         path.write_text(json.dumps({**owner, "job": "12"}))
@@ -170,7 +170,7 @@ def test_job_waits_for_its_former_self_elsewhere_and_for_nobody_else(
 def test_same_code_is_the_same_snapshot(tmp_path: Path) -> None:
     first, second = take_snapshot(tmp_path), take_snapshot(tmp_path)
     assert first == second
-    assert (first / "sweeper/slurm/allocation.py").is_file()
+    assert (first / "sweeper/execution/slurm/job.py").is_file()
     assert list(tmp_path.iterdir()) == [first]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.records import State
+from sweeper.records.status import State
 
 from .lab import CHECKOUT, GRID, ONE_RUN, Lab, finished
 
@@ -83,10 +83,10 @@ def test_edits_after_submission_change_nothing_queued_and_results_tell_what_ran(
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *arguments], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    (checkout / "sweeper/flops.py").open("a").write("# not committed\n")
+    (checkout / "sweeper/run/flops.py").open("a").write("# not committed\n")
     lab = replace(lab, checkout=checkout)
     lab.submit(*ONE_RUN, "+hydra.launcher.extra={hold: true}")
-    (checkout / "sweeper/training.py").write_text("raise RuntimeError('edited')\n")
+    (checkout / "sweeper/training/trainer.py").write_text("raise RuntimeError('edited')\n")
     (checkout / "conf/preset/smoke.yaml").write_text("steps: nonsense\n")
     lab.slurm("scontrol", "release", lab.job())
     lab.until_finished()

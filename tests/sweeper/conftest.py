@@ -18,11 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 import sweeper.train  # registers the schema and the plugins
 from model import ModelConfig, parameter_table
 from sweeper.data import DataSpec, TokenData, TokenizerSpec, open_data, prepare_data
-from sweeper.run_config import Execution, RunConfig
-from sweeper.rundir import RunDir
-from sweeper.schedule import Schedule
-from sweeper.stop import Stop
-from sweeper.training import Trainer
+from sweeper.records.run_dir import RunDir
+from sweeper.run.schedule import Schedule
+from sweeper.run.spec import Execution, RunConfig
+from sweeper.run.stop import Stop
+from sweeper.training.trainer import Trainer
 
 torch.set_num_threads(1)
 

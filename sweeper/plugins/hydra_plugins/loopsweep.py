@@ -24,7 +24,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Carry out all jobs; their results are in their run directories, not in the return value."""
-        from sweeper.launch import launch_local
+        from sweeper.grid.build import launch_local
 
         launch_local(self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only)
         return []
@@ -43,8 +43,8 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Submit all jobs and return; what becomes of them is for `loopsweep status` to say."""
-        from sweeper.slurm.launch import launch_slurm
-        from sweeper.slurm.options import SlurmOptions
+        from sweeper.execution.slurm.launch import launch_slurm
+        from sweeper.execution.slurm.options import SlurmOptions
 
         assert isinstance(self._options, dict)
         options = SlurmOptions.of(self._options)

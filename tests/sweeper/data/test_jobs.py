@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.data import find_data, local, prepare_data
+from sweeper.data import find_data, prepare_data, text_files
 from sweeper.data.prepare import pieces, with_absolute_paths
-from sweeper.slurm.data import Rest, Share
+from sweeper.execution.slurm.prepare_data import Rest, Share
 
 from .corpus import local_spec, quiet, texts, write_txt
 
@@ -18,7 +18,7 @@ def test_shares_in_any_order_and_the_rest_make_the_same_data(
 ) -> None:
     spec = with_absolute_paths(local_spec(write_txt(tmp_path / "texts", texts(60))))
     expected = prepare_data(spec, tmp_path / "undisturbed", quiet)
-    monkeypatch.setattr(local, "UNIT_BYTES", 2000)
+    monkeypatch.setattr(text_files, "UNIT_BYTES", 2000)
     tasks = pieces(spec, tmp_path / "data", quiet)
     shares = [Share(tuple(tasks[number::3])) for number in range(3)]
     for number in (2, 0, 1):

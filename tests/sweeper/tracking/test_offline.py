@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import UserError
+from sweeper.run.tracking import Tracking
 from sweeper.tracking.offline import BLOCK, FILE_HEADER, is_ended, read_directory
-from sweeper.tracking.session import Entry, Session
-from sweeper.tracking.settings import Tracking
+from sweeper.tracking.wandb_run import Entry, Session
 
 ROWS = 400  # enough that records go across blocks
 

@@ -1,0 +1,185 @@
+"""The commands of `loopsweep` on a sweep that was submitted before, here or to a cluster."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from sweeper.cli.status_table import MOVING, status_table, sweep_status, watch
+from sweeper.errors import UserError
+from sweeper.records.run_dir import RunDir
+from sweeper.records.status import RunStatus, State, sweep_rows
+from sweeper.records.sweep_manifest import Sweep, manifests
+
+RETRIED = (State.FAILED, State.LOST, State.TIMEOUT)
+STORIES = (*RETRIED, State.RUNNING)  # whose logs are shown unless a run is named
+
+
+class SweepCommands:
+    """What can be done with one sweep.
+
+    Args:
+        sweeps: directory of sweep manifests.
+        runs: directory of run directories.
+        name: of the sweep; None for the newest.
+
+    Raises:
+        UserError: if there is no such sweep.
+    """
+
+    def __init__(self, sweeps: Path, runs: Path, name: str | None) -> None:
+        self.sweeps, self.runs = sweeps, runs
+        self.sweep = Sweep.load(sweeps / f"{name}.json" if name is not None else _newest(sweeps))
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def status(self) -> None:
+        """Print where every cell stands."""
+        self.console.print(status_table(self.sweep, self._statuses()))
+
+    def watch(self, seconds: float) -> None:
+        """Show `status` again and again until nothing moves."""
+
+        def show() -> tuple[Text, bool]:
+            statuses = self._statuses()
+            moving = any(status.state in MOVING for status in statuses.values())
+            return status_table(self.sweep, statuses), moving
+
+        watch(show, seconds, self.console)
+
+    def retry(self, data: Path, changes: Sequence[str]) -> None:
+        """Submit failed, lost and timed-out runs again, where they were submitted before.
+
+        Args:
+            data: directory of prepared data.
+            changes: `key=value` options of hydra.launcher to change.
+
+        Raises:
+            UserError: if an option is not allowed, or the runs fail again here.
+        """
+        from sweeper.execution.slurm.submission import submissions
+
+        statuses = self._statuses()
+        again = [run_id for run_id, status in statuses.items() if status.state in RETRIED]
+        if not again:
+            self.console.print(f"nothing to retry: no run of {self.sweep.name} is {', '.join(RETRIED)}")
+            return
+        from sweeper.grid.build import Roots, default_workers, execute_plan, saved_plan
+
+        roots = Roots(self.runs, self.sweeps, data)
+        if submitted := submissions(self.sweeps, self.sweep.name):
+            from sweeper.execution.slurm.launch import retry_on_slurm
+
+            retry_on_slurm(self.sweep, again, submitted[-1], _options(changes), roots, self.console)
+            return
+        plan = saved_plan(self.sweep, again, self.runs)
+        execute_plan(plan, default_workers(plan.runs[again[0]]), roots, self.console)
+
+    def cancel(self) -> None:
+        """Cancel all jobs of the sweep; what they have trained stays, and `retry` goes on from there.
+
+        Raises:
+            UserError: if the sweep never went to SLURM, or scancel fails.
+        """
+        from sweeper.execution.slurm.queue import run_jobs
+        from sweeper.execution.slurm.submission import submissions
+
+        submitted = submissions(self.sweeps, self.sweep.name)
+        if not submitted:
+            raise UserError(f"{self.sweep.name} has no SLURM jobs; a local sweep stops with Ctrl-C where it runs")
+        jobs = run_jobs(submitted, self.sweep.run_ids)
+        ids = sorted({job.id for job in jobs.values() if job.waits or job.works})
+        if not ids:
+            self.console.print(f"no job of {self.sweep.name} waits or runs")
+            return
+        done = subprocess.run(["scancel", *ids], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"scancel failed: {done.stderr.strip()}")
+        self.console.print(f"cancelled {len(ids)} jobs of {self.sweep.name}; results and checkpoints stay")
+
+    def logs(self, run: str | None, lines: int) -> None:
+        """Print the last lines of what runs and their jobs printed.
+
+        Args:
+            run: part of a run's name; None for all runs that failed, are lost, timed out or are running.
+            lines: of each log.
+
+        Raises:
+            UserError: if no run has that name.
+        """
+        from sweeper.execution.slurm.submission import submissions
+
+        if run is None:
+            chosen = [run_id for run_id, status in self._statuses().items() if status.state in STORIES]
+        else:
+            chosen = [run_id for run_id in self.sweep.run_ids if run in run_id]
+            if not chosen:
+                raise UserError(f"no run of {self.sweep.name} is named like {run!r}; `loopsweep status` lists them")
+        job_logs = {
+            run_id: submission.log(*place)
+            for submission in submissions(self.sweeps)
+            for run_id, place in submission.places()
+        }
+        for run_id in chosen:
+            rundir, job_log = RunDir(self.runs / run_id), job_logs.get(run_id)
+            self._tail(rundir.log, rundir.log_tail(lines))
+            if job_log is not None and job_log.is_file():
+                self._tail(job_log, job_log.read_text(errors="replace").splitlines()[-lines:])
+
+    def export(self, out: Path, command: str | None) -> None:
+        """Write the sweep's tables; states are those that `status` shows.
+
+        Args:
+            out: a directory for all tables, see `sweeper.records.export`; or a .parquet file for the cells alone.
+            command: that made the sweep, for the record; None for what its name says.
+        """
+        import pandas as pd
+
+        cells = pd.DataFrame(sweep_rows(self.sweep, self._statuses()))
+        if out.suffix == ".parquet":
+            out.parent.mkdir(parents=True, exist_ok=True)
+            cells.to_parquet(out, index=False)
+        else:
+            from sweeper.records.export import export_sweep
+
+            export_sweep(self.sweep, cells, self.runs, out, command or self.sweep.command)
+        self.console.print(f"wrote {len(cells)} cells to {out}")
+
+    def _statuses(self) -> dict[str, RunStatus]:
+        return sweep_status(self.sweep, self.runs, self.sweeps)
+
+    def _tail(self, path: Path, lines: Sequence[str]) -> None:
+        self.console.print(f"==> {path}", style="bold")
+        for line in lines:
+            self.console.print(line, markup=False)
+
+
+def export_mirrored(server: str | None, directory: Path | None, name: str | None, out: Path, command: str) -> None:
+    """Write the tables of a sweep as wandb holds it, as `SweepCommands.export` does those of its runs.
+
+    Raises:
+        UserError: if there is no such sweep, or it cannot be read.
+    """
+    from sweeper.tracking.tables import from_place
+
+    mirrored = from_place(server, directory, name)
+    assert mirrored is not None
+    mirrored.export(out, command)
+    print(f"wrote {len(mirrored.sweep.cells)} cells to {out}")
+
+
+def _newest(sweeps: Path) -> Path:
+    known = manifests(sweeps)
+    if not known:
+        raise UserError(f"no sweep in {sweeps}; submit one: make sweep-lr-transfer")
+    return known[-1]
+
+
+def _options(changes: Sequence[str]) -> dict[str, object]:
+    pairs = [change.partition("=") for change in changes]
+    for key, separator, _ in pairs:
+        if not separator:
+            raise UserError(f"--set {key}: give key=value, such as time=2-00:00:00")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}

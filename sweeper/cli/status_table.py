@@ -1,0 +1,106 @@
+"""What the person at the terminal sees of a sweep that runs elsewhere: one row per cell of its grid."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from sweeper.execution.slurm.queue import run_jobs
+from sweeper.execution.slurm.submission import submissions
+from sweeper.records.status import FINISHED, RunStatus, State, cluster_status, run_status
+from sweeper.records.sweep_manifest import Sweep
+
+COLUMNS = ("panel", "L", "N", "rate", "seed", "state", "step", "loss", "tokens/s", "left", "job", "reason")
+WORDS = ("panel", "state", "job", "reason")  # aligned to the left
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "diverged": "magenta",
+    "preempted": "yellow",
+    "failed": "red",
+    "timeout": "red",
+    "lost": "red",
+}
+MOVING = (State.PENDING, State.RUNNING, State.PREEMPTED)
+
+
+def sweep_status(sweep: Sweep, runs: Path, sweeps: Path) -> dict[str, RunStatus]:
+    """Where every run of a sweep stands: its directory, and what SLURM says of those that are not finished.
+
+    Costs one squeue and at most one sacct, however many runs there are, and none if all are finished or none was ever
+    submitted to SLURM.
+    """
+    statuses = {run_id: run_status(runs / run_id) for run_id in sweep.run_ids}
+    open_runs = [run_id for run_id, status in statuses.items() if status.state not in FINISHED]
+    jobs = run_jobs(submissions(sweeps), open_runs)
+    return {run_id: cluster_status(status, jobs.get(run_id)) for run_id, status in statuses.items()}
+
+
+def status_table(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> Text:
+    """What `loopsweep status` prints: a row per cell, counts below."""
+    rows = [_row(cell, statuses[cell["run_id"]]) for cell in sweep.cells]
+    # Aligned here and not by rich's own table, which takes more than a second over 600 rows.
+    widths = [max(len(row[name]) for row in (*rows, {name: name})) for name in COLUMNS]
+    shown = Text(f"{sweep.name}: {len(statuses)} runs in {len(sweep.cells)} cells\n", no_wrap=True, overflow="ignore")
+    for row in ({name: name for name in COLUMNS}, *rows):
+        for name, width in zip(COLUMNS, widths, strict=True):
+            text = row[name].ljust(width) if name in WORDS else row[name].rjust(width)
+            shown.append(f"{text}  ", STYLES.get(row[name], "") if name == "state" else "")
+        shown.rstrip()
+        shown.append("\n")
+    states = Counter(row["state"] for row in rows)
+    return shown.append(" · ".join(f"{states[state]} {state}" for state in State if states[state]))
+
+
+def _row(cell: Mapping[str, Any], status: RunStatus) -> dict[str, str]:
+    return {
+        "panel": str(cell["panel"]),
+        "L": str(cell["n_layers"]),
+        "N": str(cell["n_loops"]),
+        "rate": f"{cell['base_lr']:g}",
+        "seed": str(cell["seed"]),
+        "state": str(status.state),
+        "step": f"{status.step}/{cell['steps']}",
+        "loss": _number(status.val_loss if status.state in FINISHED else status.loss, ".4f"),
+        "tokens/s": _number(status.tokens_per_second, ",.0f"),
+        "left": duration(status.seconds_left),
+        "job": status.job,
+        "reason": status.reason,
+    }
+
+
+def watch(show: Callable[[], tuple[Text, bool]], seconds: float, console: Console) -> None:
+    """Show a sweep again and again until nothing of it moves any more, or Ctrl-C.
+
+    Args:
+        show: what to display, and whether anything still moves.
+        seconds: between refreshes.
+        console: where to draw.
+    """
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            shown, moving = show()
+            live.update(shown, refresh=True)
+            if not moving:
+                return
+            time.sleep(seconds)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it, coarsely: 45 s, 12 min, 3.5 h, 2.1 d; - for nan."""
+    if math.isnan(seconds):
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _number(value: float, spec: str) -> str:
+    return "-" if math.isnan(value) else format(value, spec)

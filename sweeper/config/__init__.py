@@ -1,0 +1,1 @@
+"""What a command line means: the tree Hydra composes, its checks, and the run it resolves to."""

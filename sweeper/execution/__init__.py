@@ -1,0 +1,1 @@
+"""Getting runs executed: worker processes on this machine, jobs on a SLURM cluster."""

@@ -1,0 +1,167 @@
+"""What one element of a job array does: train its runs, through everything a cluster does to a job.
+
+SLURM warns of the time limit, and on many clusters of a preemption, with USR2: the runs stop at their next step with a
+checkpoint, and the job puts itself back into the queue. `scontrol requeue`, a preemption without warning and the death
+of a node put it back without asking; then the last checkpoint on disk is all there is. A training process that dies
+or fails is started again here, from its last checkpoint, until it fails too often without reaching another one.
+
+Light on purpose: this process only watches over those that train, and outlives them.
+"""
+
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.execution.retry import Attempts, NotMine, PerCheckpoint
+from sweeper.execution.worker_pool import Pool
+from sweeper.records.run_dir import RunDir
+from sweeper.run.outcome import Outcome
+from sweeper.training.distributed import Seat
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+UNFINISHED = (Outcome.STOPPED, Outcome.ERROR)
+
+
+class RunsFailed(Exception):
+    """Runs were given up; ends the job with a status that SLURM shows as FAILED."""
+
+
+class Interrupted(Exception):
+    """Runs are unfinished and nobody will go on unless SLURM starts the job again."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """This process as SLURM sees it: one of the tasks of a job step."""
+
+    job: str
+    restarts: str
+    rank: int
+    local_rank: int
+    nodes: int
+    launch_host: str
+
+    @classmethod
+    def here(cls) -> "Task":
+        """From what srun tells its tasks."""
+        told = os.environ
+        return cls(
+            job=told["SLURM_JOB_ID"],
+            restarts=told.get("SLURM_RESTART_COUNT", "0"),
+            rank=int(told["SLURM_PROCID"]),
+            local_rank=int(told["SLURM_LOCALID"]),
+            nodes=int(told["SLURM_JOB_NUM_NODES"]),
+            launch_host=told.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
+        )
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The runs of one job.
+
+    Attributes:
+        runs: directory of run directories, absolute.
+        data: directory of prepared data, absolute.
+        run_ids: runs to train side by side; a single one if there are several ranks.
+        meetings: shared directory where the ranks of a run find each other.
+        ranks: processes that train one run together, one a task of the job.
+        attempts: failures from one checkpoint after which a run is given up.
+    """
+
+    runs: str
+    data: str
+    run_ids: tuple[str, ...]
+    meetings: str
+    ranks: int
+    attempts: int
+
+    def carry_out(self) -> None:
+        """Train the runs; called by submitit in every task of the job.
+
+        Raises:
+            RunsFailed: if runs were given up.
+            Interrupted: if runs are left and the job is not queued again.
+        """
+        signal.signal(signal.SIGUSR2, lambda *_: None)  # instead of submitit's; the pool sets its own on top
+        task = Task.here()
+        todo = [run_id for run_id in self.run_ids if self._rundir(run_id).failure() is None]
+        attempts: Attempts = PerCheckpoint(self.attempts, in_place=self.ranks == 1)
+        if task.rank > 0:
+            attempts = NotMine()
+        outcomes, received = self._train(todo, attempts, task) if todo else ({}, [])
+        if task.rank > 0:
+            return
+        failed = [run_id for run_id in self.run_ids if self._rundir(run_id).failure() is not None]
+        open_runs = [
+            run_id for run_id in todo if run_id not in failed and outcomes.get(run_id, Outcome.STOPPED) in UNFINISHED
+        ]
+        again = isinstance(attempts, PerCheckpoint) and attempts.again
+        if open_runs and (signal.SIGUSR2 in received or (again and not received)):
+            self._requeue(task)
+            return
+        if open_runs:
+            raise Interrupted(f"stopped with {', '.join(open_runs)} unfinished; resumable")
+        if failed:
+            raise RunsFailed("; ".join(f"{i}: {(self._rundir(i).failure() or {}).get('reason')}" for i in failed))
+
+    def _train(self, todo: list[str], attempts: Attempts, task: Task) -> tuple[dict[str, Outcome], list[int]]:
+        _, execution = self._rundir(todo[0]).load()
+        seat = Seat(
+            rank=task.rank if self.ranks > 1 else 0,
+            size=self.ranks,
+            host="127.0.0.1" if task.nodes == 1 else task.launch_host,
+            meeting=str(Path(self.meetings) / f"meeting-{task.job}-{task.restarts}.json"),
+        )
+        pool = Pool(
+            Path(self.runs),
+            Path(self.data),
+            workers=len(todo),
+            threads=execution.threads,
+            gpus=execution.device == "cuda",
+            view=LogView(),
+            attempts=attempts,
+            seat=seat,
+            first_gpu=task.local_rank,
+            signals=SIGNALS,
+            may_kill=False,
+        )
+        outcomes = pool.run(todo)
+        return {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, pool.received
+
+    def _requeue(self, task: Task) -> None:
+        done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
+        if done.returncode:
+            raise Interrupted(f"job {task.job} cannot requeue itself: {done.stderr.strip()}; `loopsweep retry` does")
+        print(f"job {task.job} is queued again and will go on from its checkpoints", flush=True)
+
+    def _rundir(self, run_id: str) -> RunDir:
+        return RunDir(Path(self.runs) / run_id)
+
+
+class LogView:
+    """A `sweeper.execution.worker_pool.View` that writes lines for the job's log."""
+
+    def started(self, slot: int, run_id: str) -> None:
+        """A worker took up a run."""
+        print(f"{run_id}: started", flush=True)
+
+    def progress(self, slot: int, event: dict[str, Any]) -> None:
+        """Progress is in the run's own directory."""
+
+    def ended(self, slot: int, run_id: str, outcome: Outcome, reason: str) -> None:
+        """An attempt ended."""
+        print(f"{run_id}: {outcome} {reason}", flush=True)
+
+    def retrying(self, run_id: str, reason: str) -> None:
+        """An attempt failed and is repeated."""
+        print(f"{run_id}: {reason}; trying again from its last checkpoint", flush=True)
+
+    def stopping(self) -> None:
+        """A signal came."""
+        print("stopping: finishing the step and writing checkpoints", flush=True)
+
+    def tick(self) -> None:
+        """Some time has passed."""

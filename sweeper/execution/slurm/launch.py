@@ -1,0 +1,170 @@
+"""From a composed grid to jobs in a cluster's queue: plan, ask, freeze, submit, return."""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+from rich.console import Console
+
+from sweeper.config.resolve import ResolvedRun
+from sweeper.errors import UserError
+from sweeper.execution.slurm.options import SlurmOptions
+from sweeper.execution.slurm.queue import run_jobs
+from sweeper.execution.slurm.snapshot import take_snapshot
+from sweeper.execution.slurm.submission import Submission, new_submission, require_slurm, submissions, submit
+from sweeper.grid.build import Roots, compose_grid, saved_plan
+from sweeper.grid.plan import GPU_NAME, Plan, gpu_hours, print_plan
+from sweeper.records.lock import Guard
+from sweeper.records.run_dir import RunDir
+from sweeper.records.status import State, run_status
+from sweeper.records.sweep_manifest import Sweep
+
+
+def launch_slurm(
+    context: HydraContext,
+    config: DictConfig,
+    jobs: Sequence[Sequence[str]],
+    options: SlurmOptions,
+    *,
+    plan_only: bool,
+) -> None:
+    """Submit what is left of a grid, or only show what that would mean. Returns once the jobs are queued.
+
+    Args:
+        context: of the running Hydra application.
+        config: the multirun's master configuration.
+        jobs: overrides of each grid point.
+        options: of the jobs.
+        plan_only: print the plan and write nothing.
+
+    Raises:
+        UserError: for anything the user has to change, before anything is submitted; if SLURM refuses.
+    """
+    console = Console()
+    max_array_size = 0 if plan_only else require_slurm()
+    grid = compose_grid(context, config, jobs, console, prepare=not plan_only)
+    plan = _with_queue(grid.plan, grid.roots)
+    _check_shares(plan.runs, options)
+    print_plan(plan, None, 1, console)
+    todo = [plan.runs[run_id] for run_id in plan.to_run]
+    _print_jobs(todo, options, console)
+    if plan_only:
+        grid.say_what_is_missing(console)
+        return
+    if todo:
+        _confirm(todo, options, console)
+    with _submitting(grid.roots):
+        plan = _with_queue(plan, grid.roots)
+        replace(grid, plan=plan).freeze()
+        _submit(plan, options, grid.roots, max_array_size, console)
+
+
+def retry_on_slurm(
+    sweep: Sweep, run_ids: Sequence[str], last: Submission, changes: Mapping[str, Any], roots: Roots, console: Console
+) -> None:
+    """Submit some runs of a sweep again, with the code as it is now.
+
+    Args:
+        sweep: the sweep.
+        run_ids: runs that nobody works on.
+        last: submission whose options are used again.
+        changes: options to change.
+        roots: where things lie.
+        console: where to print.
+
+    Raises:
+        UserError: for an option that is not allowed; if SLURM refuses.
+    """
+    max_array_size = require_slurm()
+    options = SlurmOptions.of({**last.options, **changes})
+    plan = saved_plan(sweep, run_ids, roots.runs)
+    _check_shares(plan.runs, options)
+    with _submitting(roots):
+        _submit(_with_queue(plan, roots), options, roots, max_array_size, console)
+
+
+def _submitting(roots: Roots) -> Guard:
+    """Of two submissions at once, the second finds the first one's jobs in the queue."""
+    roots.sweeps.mkdir(parents=True, exist_ok=True)
+    return Guard(roots.sweeps / "submitting.guard")
+
+
+def _with_queue(plan: Plan, roots: Roots) -> Plan:
+    """The plan with every status read anew and the queue asked, so that nothing is submitted twice."""
+    status = {run_id: run_status(roots.runs / run_id) for run_id in plan.runs}
+    plan = replace(plan, status=status, queued=frozenset())
+    jobs = run_jobs(submissions(roots.sweeps), plan.to_run)
+    # A run that was given up is nobody's, even while its job still trains the others it was packed with.
+    live = (i for i, job in jobs.items() if (job.waits or job.works) and status[i].state is not State.FAILED)
+    return replace(plan, queued=frozenset(live))
+
+
+def _check_shares(runs: Mapping[str, ResolvedRun], options: SlurmOptions) -> None:
+    for run in runs.values():
+        if run.config.n_parallel % options.ranks:
+            raise UserError(
+                f"hydra.launcher.nodes={options.nodes} x gpus_per_node={options.gpus_per_node} does not divide "
+                f"the {run.config.n_parallel} sequences of a step; use a number of GPUs that does, or pack=k"
+            )
+        if run.execution.device == "cuda" and not options.gpus_per_node:
+            raise UserError("hydra.launcher.gpus_per_node=0, but execution.device=cuda; ask for at least one GPU")
+
+
+def _needed_gpu_hours(run: ResolvedRun) -> float:
+    return gpu_hours(run.config) if run.execution.device == "cuda" else 0.0
+
+
+def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> None:
+    if not todo:
+        return
+    elements = math.ceil(len(todo) / options.pack)
+    gpus = options.nodes * options.gpus_per_node
+    shape = f"{options.nodes} node{'s' * (options.nodes > 1)}, {gpus} GPU{'s' * (gpus != 1)}"
+    packed = f", {options.pack} runs in each" if options.pack > 1 else ""
+    console.print(f"jobs: {elements} of {shape}{packed}; time limit {options.minutes / 60:g} hours", highlight=False)
+    longest = max(map(_needed_gpu_hours, todo))
+    if longest:
+        wall = longest * options.pack / gpus
+        limits = wall / (options.minutes / 60 - options.warning_seconds / 3600)
+        fits = "fits" if limits <= 1 else f"goes on by itself through about {math.ceil(limits)} of them"
+        console.print(
+            f"longest job: about {wall:,.3g} hours on {gpus} {GPU_NAME} against that limit: {fits}", highlight=False
+        )
+
+
+def _confirm(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> None:
+    hours = sum(map(_needed_gpu_hours, todo))
+    if options.yes or hours <= options.max_gpu_hours:
+        return
+    above = f"{hours:,.0f} GPU-hours are above hydra.launcher.max_gpu_hours={options.max_gpu_hours:g}"
+    if not sys.stdin.isatty():
+        raise UserError(f"{above}; hydra.launcher.yes=true submits without asking")
+    if console.input(f"{above}. Submit? \\[y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was submitted")
+
+
+def _submit(plan: Plan, options: SlurmOptions, roots: Roots, max_array_size: int, console: Console) -> None:
+    todo = plan.to_run
+    if not todo:
+        console.print(f"nothing to submit: every run of {plan.sweep.name} is finished, running or queued")
+        return
+    code = take_snapshot(roots.sweeps / plan.sweep.name / "code")
+    for run_id in todo:
+        RunDir(roots.runs / run_id).forgive()
+    submission = new_submission(roots.sweeps, plan.sweep.name, todo, options, max_array_size)
+    submission = submit(submission, code, roots.runs, roots.data)
+    ids = ", ".join(f"{array.job_id} ({len(array.elements)} jobs)" for array in submission.arrays)
+    console.print(f"submitted {len(todo)} runs as {ids}; nothing here needs to stay open", highlight=False)
+    places = "".join(
+        f" --{name} {path}" for name, path in (("runs", roots.runs), ("sweeps", roots.sweeps)) if path != Path(name)
+    )
+    console.print(
+        f"watch:  loopsweep watch {plan.sweep.name}{places}\ncancel: loopsweep cancel {plan.sweep.name}{places}",
+        highlight=False,
+        soft_wrap=True,
+    )

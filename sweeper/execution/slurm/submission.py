@@ -1,0 +1,175 @@
+"""Submissions: which job does which runs, written down before sbatch is called.
+
+sweeps/<sweep>/code/<hash>/               snapshots of the code
+sweeps/<sweep>/slurm/<name>/              one submission, in a folder of its own
+    submission.json                       options, arrays and their elements; job ids as they become known
+    jobs/                                 submitit's: sbatch scripts, pickled tasks, logs
+
+A job array is named after its submission, so a crash between sbatch and the recording of its job id loses nothing:
+the queue still tells whose it is.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import UserError
+from sweeper.execution.slurm.options import SlurmOptions
+from sweeper.files import write_json
+
+RECORD = "submission.json"
+
+
+@dataclass(frozen=True)
+class JobArray:
+    """One call of sbatch.
+
+    Attributes:
+        name: of the job, unique among all submissions.
+        elements: runs of each array element.
+        job_id: None until sbatch has answered.
+    """
+
+    name: str
+    elements: tuple[tuple[str, ...], ...]
+    job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Jobs submitted together."""
+
+    path: Path
+    created: float  # seconds since the epoch
+    options: dict[str, Any]
+    arrays: tuple[JobArray, ...]
+
+    @property
+    def name(self) -> str:
+        """Unique among all submissions of all sweeps."""
+        return self.path.name
+
+    def save(self) -> None:
+        """Write or replace the record."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"created": self.created, "options": self.options, "arrays": [asdict(array) for array in self.arrays]}
+        write_json(self.path / RECORD, record)
+
+    @classmethod
+    def load(cls, path: Path) -> "Submission":
+        """Read the record of the submission in directory `path`."""
+        record: dict[str, Any] = json.loads((path / RECORD).read_text())
+        arrays = (
+            JobArray(array["name"], tuple(map(tuple, array["elements"])), array["job_id"]) for array in record["arrays"]
+        )
+        return cls(path, record["created"], record["options"], tuple(arrays))
+
+    def places(self) -> Iterator[tuple[str, tuple[str, int]]]:
+        """Every run with the job name and array index that does it."""
+        for array in self.arrays:
+            for index, run_ids in enumerate(array.elements):
+                for run_id in run_ids:
+                    yield run_id, (array.name, index)
+
+    def log(self, job_name: str, index: int) -> Path | None:
+        """What the first task of a job printed; None until its job id is known."""
+        array = next(array for array in self.arrays if array.name == job_name)
+        if array.job_id is None:
+            return None
+        job = array.job_id if len(array.elements) == 1 else f"{array.job_id}_{index}"
+        return self.path / "jobs" / f"{job}_0_log.out"
+
+
+def submissions(sweeps: Path, sweep: str | None = None) -> list[Submission]:
+    """All submissions of a sweep, or of every sweep, the oldest first."""
+    found = [Submission.load(path.parent) for path in sweeps.glob(f"{sweep or '*'}/slurm/*/{RECORD}")]
+    return sorted(found, key=lambda submission: submission.created)
+
+
+def new_submission(
+    sweeps: Path, sweep: str, run_ids: Sequence[str], options: SlurmOptions, max_array_size: int
+) -> Submission:
+    """A submission of `run_ids` in this order, `options.pack` to an element; recorded, and not submitted yet."""
+    name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', sweep)}-{uuid.uuid4().hex[:6]}"
+    elements = [tuple(run_ids[i : i + options.pack]) for i in range(0, len(run_ids), options.pack)]
+    chunks = [elements[i : i + max_array_size] for i in range(0, len(elements), max_array_size)]
+    arrays = tuple(JobArray(f"{name}-{number}", tuple(chunk)) for number, chunk in enumerate(chunks))
+    submission = Submission(sweeps / sweep / "slurm" / name, time.time(), options.to_dict(), arrays)
+    submission.save()
+    return submission
+
+
+def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submission:
+    """Hand the submission to SLURM and record the job ids.
+
+    Args:
+        submission: recorded by `new_submission`.
+        code: snapshot that the jobs run.
+        runs: directory of run directories.
+        data: directory of prepared data.
+
+    Raises:
+        UserError: if sbatch refuses; arrays submitted before stay submitted and are on record.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    from sweeper.execution.slurm.job import Allocation
+
+    options = SlurmOptions.of(submission.options)
+    # USR2 may come while Python still starts, when it would kill; the pool lets it through once it can handle it.
+    python = f"env --block-signal=USR2 {shlex.quote(sys.executable)}"
+    for number, array in enumerate(submission.arrays):
+        executor = submitit.SlurmExecutor(folder=(submission.path / "jobs").resolve(), python=python)
+        executor.update_parameters(**options.sbatch_parameters(array.name, str(code.resolve())))
+        allocations = [
+            Allocation(
+                runs=str(runs.resolve()),
+                data=str(data.resolve()),
+                run_ids=run_ids,
+                meetings=str(submission.path.resolve()),
+                ranks=options.ranks,
+                attempts=options.attempts,
+            )
+            for run_ids in array.elements
+        ]
+        try:
+            jobs = executor.map_array(Allocation.carry_out, allocations)
+        except (FailedJobError, FailedSubmissionError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise UserError(
+                f"sbatch refused: {lines[-1]}; check partition, account and limits in conf/site, or hydra.launcher.*"
+            ) from error
+        arrays = list(submission.arrays)
+        arrays[number] = replace(array, job_id=str(jobs[0].job_id).split("_")[0])
+        submission = replace(submission, arrays=tuple(arrays))
+        submission.save()
+    return submission
+
+
+def require_slurm() -> int:
+    """MaxArraySize of the cluster.
+
+    Raises:
+        UserError: if this machine cannot submit.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "hydra/launcher=slurm, but there is no sbatch on this machine; use a login node, or hydra/launcher=local"
+        )
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, env={**os.environ})
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    if done.returncode or found is None:
+        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise UserError(f"the SLURM controller does not answer ({reason}); try again later")
+    return max(1, int(found[1]))

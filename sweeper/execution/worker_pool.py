@@ -1,0 +1,240 @@
+"""A pool of warm worker processes on this machine, one run each at a time.
+
+A worker that dies, even by `kill -9`, costs its run one attempt: the run is tried once more from its last checkpoint,
+then counts as failed. Everything else goes on.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweeper.errors import UserError
+from sweeper.execution.retry import Attempts, PerSession
+from sweeper.hardware import visible_gpus
+from sweeper.records.run_dir import RunDir
+from sweeper.run.outcome import Outcome
+from sweeper.training.distributed import Seat
+
+MAX_EARLY_DEATHS = 2
+TICK_SECONDS = 0.25
+# Keep freed memory of any size in the process, for the next step, instead of handing its pages back and having them
+# zeroed again; and take large tensors in huge pages, where the kernel offers them.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**26),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a process that trains with `threads` CPU threads."""
+    return {**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+class View(Protocol):
+    """What the pool tells while it works."""
+
+    def started(self, slot: int, run_id: str) -> None:
+        """A worker took up a run."""
+
+    def progress(self, slot: int, event: dict[str, Any]) -> None:
+        """A running run reported `step`, `steps`, `loss`, `tokens_per_second`."""
+
+    def ended(self, slot: int, run_id: str, outcome: Outcome, reason: str) -> None:
+        """An attempt ended."""
+
+    def retrying(self, run_id: str, reason: str) -> None:
+        """An attempt failed and is repeated."""
+
+    def stopping(self) -> None:
+        """The user asked to stop; workers are writing checkpoints."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+
+@dataclass
+class _Worker:
+    slot: int
+    process: subprocess.Popen[bytes]
+    run_id: str | None = None
+    ready: bool = False
+    buffer: bytes = b""
+
+    def events(self) -> tuple[list[dict[str, Any]], bool]:
+        """Events that have arrived, and whether the worker closed its end."""
+        assert self.process.stdout is not None
+        data = os.read(self.process.stdout.fileno(), 65536)
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines], not data
+
+
+@dataclass
+class Pool:
+    """Runs `run_ids` in order of the list, at most `workers` at once.
+
+    Args:
+        runs: directory of run directories.
+        data: directory of prepared data.
+        workers: processes.
+        threads: CPU threads of each.
+        gpus: give worker i the i-th of the GPUs; they are shared if there are fewer than workers.
+        view: is told what happens.
+        attempts: the rule for runs that fail.
+        seat: of this process among the ranks of a run; the pool then has one worker and one run.
+        first_gpu: which GPU worker 0 takes.
+        signals: which signals stop the pool in good order.
+        may_kill: a second signal kills the workers; where SLURM sends the signals, it does that itself.
+    """
+
+    runs: Path
+    data: Path
+    workers: int
+    threads: int
+    gpus: bool
+    view: View
+    attempts: Attempts = field(default_factory=PerSession)
+    seat: Seat = field(default_factory=Seat)
+    first_gpu: int = 0
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+    may_kill: bool = True
+    received: list[int] = field(default_factory=list, init=False)  # signals, in order
+    _queue: list[str] = field(default_factory=list, init=False)
+    _outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict, init=False)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector, init=False)
+    _early_deaths: int = field(default=0, init=False)
+
+    def run(self, run_ids: Sequence[str]) -> dict[str, tuple[Outcome, str]]:
+        """Carry out all runs, or as many as there is time for before a signal.
+
+        Returns:
+            Outcome and reason of every run that was started.
+
+        Raises:
+            UserError: if workers cannot start at all.
+        """
+        self._queue = list(run_ids)
+        told = False
+        with self._stopping_on_signals():
+            try:
+                for slot in range(min(self.workers, len(self._queue))):
+                    self._spawn(slot)
+                while self._selector.get_map():
+                    for key, _ in self._selector.select(TICK_SECONDS):
+                        self._serve(key.data)
+                    if self.received and not told:
+                        told = True
+                        self.view.stopping()
+                    self.view.tick()
+            finally:
+                self._end_workers()
+        return self._outcomes
+
+    def _spawn(self, slot: int) -> None:
+        environment = worker_environment(self.threads)
+        if self.gpus and (names := visible_gpus()):
+            environment["CUDA_VISIBLE_DEVICES"] = names[(self.first_gpu + slot) % len(names)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sweeper.execution.worker", str(self.data)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert process.stdout is not None
+        self._selector.register(process.stdout, selectors.EVENT_READ, _Worker(slot, process))
+
+    def _serve(self, worker: _Worker) -> None:
+        events, closed = worker.events()
+        for event in events:
+            match event["event"]:
+                case "ready":
+                    worker.ready = True
+                    self._assign(worker)
+                case "progress":
+                    self.view.progress(worker.slot, event)
+                case "ended":
+                    assert worker.run_id is not None
+                    self._ended(worker, worker.run_id, Outcome(event["outcome"]), event["reason"])
+                    self._assign(worker)
+        if closed:
+            self._bury(worker)
+
+    def _assign(self, worker: _Worker) -> None:
+        assert worker.process.stdin is not None
+        worker.run_id = None
+        if self.received or not self._queue:
+            worker.process.stdin.close()
+            return
+        worker.run_id = self._queue.pop(0)
+        self.view.started(worker.slot, worker.run_id)
+        task = json.dumps({"run": str(self.runs / worker.run_id), "seat": asdict(self.seat)}) + "\n"
+        try:
+            worker.process.stdin.write(task.encode())
+            worker.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its closed output says so in a moment
+
+    def _ended(self, worker: _Worker, run_id: str, outcome: Outcome, reason: str) -> None:
+        if outcome in (Outcome.ERROR, Outcome.REFUSED):
+            rundir = RunDir(self.runs / run_id)
+            if self.attempts.failed(rundir, outcome, reason, stopping=bool(self.received)):
+                self._queue.insert(0, run_id)
+                self.view.retrying(run_id, reason)
+                return
+        self._outcomes[run_id] = (outcome, reason)
+        self.view.ended(worker.slot, run_id, outcome, reason)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Take leave of a worker whose output closed; a replacement goes on if there is work."""
+        assert worker.process.stdout is not None
+        self._selector.unregister(worker.process.stdout)
+        worker.process.stdout.close()
+        status = worker.process.wait()
+        if worker.run_id is not None:
+            cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            self._ended(worker, worker.run_id, Outcome.ERROR, f"worker died with {cause}")
+        elif not worker.ready and not self.received:
+            self._early_deaths += 1
+            if self._early_deaths >= MAX_EARLY_DEATHS:
+                raise UserError(
+                    f"worker processes end with status {status} before they start; "
+                    f"try `{Path(sys.executable).name} -c 'import sweeper.execution.execute_run'`"
+                )
+        if self._queue and not self.received:
+            self._spawn(worker.slot)
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """First signal: stop in good order. Second, if `may_kill`: kill; the checkpoints on disk stay good."""
+        previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # whoever started us may hold them back until here
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self.received.append(number)
+        first = len(self.received) == 1
+        for worker in self._workers():
+            if first or self.may_kill:
+                worker.process.send_signal(signal.SIGTERM if first else signal.SIGKILL)
+
+    def _workers(self) -> list[_Worker]:
+        return [key.data for key in self._selector.get_map().values()]
+
+    def _end_workers(self) -> None:
+        for worker in self._workers():
+            worker.process.kill()
+            worker.process.wait()
+        self._selector.close()

@@ -1,0 +1,1 @@
+"""A grid of runs: composed, checked, planned and written down, before anything is executed."""

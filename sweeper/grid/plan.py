@@ -1,0 +1,139 @@
+"""What a sweep would do and cost, before it does anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sweeper.config.resolve import ResolvedRun
+from sweeper.hardware import PEAK_FLOPS
+from sweeper.records.status import FINISHED, RunStatus, State
+from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.spec import AnyRun
+
+GPU_NAME, GPU_UTILISATION = "H100", 0.4
+GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, its distinct runs in order of execution, where each stands, and which wait in a cluster's queue."""
+
+    sweep: Sweep
+    runs: dict[str, ResolvedRun]
+    status: Mapping[str, RunStatus]
+    queued: frozenset[str] = frozenset()
+
+    @property
+    def to_run(self) -> list[str]:
+        """Runs to carry out, the costliest first, so that the last workers end close together."""
+        taken = (*FINISHED, State.RUNNING, State.PREEMPTED)
+        open_runs = [i for i in self.runs if self.status[i].state not in taken and i not in self.queued]
+        return sorted(open_runs, key=lambda run_id: -self.runs[run_id].config.flops)
+
+    def count(self, *states: State) -> int:
+        """Distinct runs in any of `states`."""
+        return sum(status.state in states for status in self.status.values())
+
+
+class StepTimes:
+    """Seconds of one step as a + b · L · N, which holds within one shape of block, head and batch."""
+
+    def __init__(self, observations: Sequence[tuple[int, float]]) -> None:
+        """Fit observations of (block applications L · N, seconds of a step); relative errors count the same.
+
+        Raises:
+            ValueError: with fewer than two different L · N.
+        """
+        applications, seconds = (np.array(column, dtype=float) for column in zip(*observations, strict=True))
+        if len(set(applications)) < 2:
+            raise ValueError("step times need two different depths")
+        design = np.stack((np.ones_like(applications), applications), axis=1) / seconds[:, None]
+        (self.base, self.per_block), *_ = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)
+
+    def run_seconds(self, config: AnyRun) -> float:
+        """Expected time of all steps of a run."""
+        return float((self.base + self.per_block * config.applications) * config.steps)
+
+
+def learned_step_times(plan: Plan) -> StepTimes | None:
+    """Step times from the sweep's own finished runs, or None while they do not tell enough."""
+    seen = [
+        (run.config.applications, status.step_seconds / status.step)
+        for run_id, run in plan.runs.items()
+        if (status := plan.status[run_id]).state in FINISHED and status.step_seconds > 0 and status.step
+    ]
+    return StepTimes(seen) if len({applications for applications, _ in seen}) >= 2 else None
+
+
+def gpu_hours(config: AnyRun) -> float:
+    """Expected time of a run on one GPU."""
+    return config.flops / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
+
+
+def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Console) -> None:
+    """The grid as a table, then totals and the expected time.
+
+    Args:
+        plan: what to show.
+        times: measured step times of this machine; None where runs are meant for a GPU or nothing is measured.
+        workers: runs at once, for the expected wall time.
+        console: where to print.
+    """
+    console.print(_grid_table(plan, times))
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    configs = [run.config for run in plan.runs.values()]
+    todo = [plan.runs[run_id].config for run_id in plan.to_run]
+    flops, attention = sum(config.flops for config in configs), sum(config.attention_flops for config in configs)
+    say(
+        f"{plan.sweep.name}: {len(plan.sweep.cells)} points, {len(configs)} distinct runs: "
+        f"{plan.count(State.DONE)} done, {plan.count(State.DIVERGED)} diverged, "
+        f"{plan.count(State.RUNNING)} running elsewhere, "
+        + (f"{len(plan.queued)} queued, " if plan.queued else "")
+        + f"{len(todo)} to run",
+    )
+    say(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention")
+    if not todo:
+        return
+    if times is not None:
+        seconds = [times.run_seconds(config) for config in todo]
+        wall = max(max(seconds), sum(seconds) / workers)
+        say(
+            f"time on this machine: {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) for {len(todo)} runs, "
+            f"{workers} at once; longest run {max(seconds) / 60:.1f} minutes",
+        )
+    elif any(run.execution.device == "cuda" for run in plan.runs.values()):
+        hours, longest = sum(map(gpu_hours, todo)), max(map(gpu_hours, todo))
+        say(
+            f"GPU time: {hours:,.3g} {GPU_NAME}-hours at {GPU_UTILISATION:.0%} utilisation "
+            f"(longest run {longest:,.3g})",
+        )
+
+
+def _grid_table(plan: Plan, times: StepTimes | None) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("panel", "rule", "L", "N", "m_L", "ε", "rates", "done", "FLOPs/run", "time/run"):
+        table.add_column(name, justify="left" if name in ("panel", "rule") else "right")
+    rows: dict[tuple[str, str, int, int, float], list[str]] = {}
+    for cell in plan.sweep.cells:
+        key = (cell["panel"], cell["rule"], cell["n_layers"], cell["n_loops"], cell["depth_multiplier"])
+        rows.setdefault(key, []).append(cell["run_id"])
+    for (panel, rule, layers, loops, multiplier), run_ids in rows.items():
+        config = plan.runs[run_ids[0]].config
+        done = sum(plan.status[run_id].state in FINISHED for run_id in run_ids)
+        table.add_row(
+            panel,
+            rule,
+            str(layers),
+            str(loops),
+            f"{multiplier:g}",
+            f"{config.residual_scale:.4g}",
+            str(len(run_ids)),
+            str(done),
+            f"{config.flops:.2e}",
+            f"{times.run_seconds(config):,.1f} s" if times else "",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""What is on disk about runs and sweeps: written here, read here."""

@@ -1,0 +1,197 @@
+"""The directory of one run: everything about it, and the only truth about its state.
+
+config.yaml      frozen at submission; the worker never composes again
+metrics.jsonl    one line per logged step, flushed
+readouts.json    what the finished model's residual stream does, where the run reads it out
+checkpoint/      atomic, verified, the last two
+failure.json     why the run was given up, if it was
+attempts.json    failures since the last checkpoint, on a cluster
+progress.json    speed and time left, while it runs
+result.json      written last: done or diverged
+log.txt          what the workers printed
+lock             the owner, while there is one
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeper.errors import UserError
+from sweeper.files import read_json, write_json, write_text
+from sweeper.run.spec import AnyRun, Execution, run_from_dict
+
+TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths and records of one run."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Lock file with the owner's identity; its modification time is the heartbeat."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of checkpoints."""
+        return self.path / "checkpoint"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the run's workers printed."""
+        return self.path / "log.txt"
+
+    def freeze(self, config: AnyRun, execution: Execution, labels: dict[str, Any]) -> None:
+        """Write config.yaml, unless the run is finished.
+
+        An unfinished run that is submitted again takes the new `execution`; all else is the same by its identity.
+        """
+        if self.result() is not None:
+            return
+        target = self.path / "config.yaml"
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"run": config.to_dict(), "execution": asdict(execution), "labels": labels}
+        write_text(target, yaml.safe_dump(record, sort_keys=False))
+
+    def load(self) -> tuple[AnyRun, Execution]:
+        """The frozen configuration.
+
+        Raises:
+            UserError: if config.yaml is missing, malformed or not the one this directory is named after.
+        """
+        target = self.path / "config.yaml"
+        try:
+            record = yaml.safe_load(target.read_text())
+            config, execution = run_from_dict(record["run"]), Execution.from_dict(record["execution"])
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{target} cannot be read ({error}); delete {self.path} and submit the sweep again"
+            ) from error
+        if config.run_id != self.path.name:
+            raise UserError(
+                f"{target} describes run {config.run_id}; it was edited after submission: "
+                f"delete {self.path} and submit the sweep again"
+            )
+        return config, execution
+
+    def result(self) -> dict[str, Any] | None:
+        """result.json, or None while the run is not finished."""
+        result = read_json(self.path / "result.json")
+        return result if isinstance(result, dict) else None
+
+    def write_readouts(self, readouts: dict[str, Any]) -> None:
+        """Keep what `sweeper.training.readouts` measured; before the result, which is the last write."""
+        write_json(self.path / "readouts.json", readouts)
+
+    def readouts(self) -> dict[str, Any]:
+        """readouts.json: mean and std of each read-out of a finished run; empty if there is none."""
+        return read_json(self.path / "readouts.json") or {}
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Finish the run. The last write; a finished run is never run again."""
+        for name in ("failure.json", "attempts.json", "progress.json"):
+            (self.path / name).unlink(missing_ok=True)
+        write_json(self.path / "result.json", result)
+
+    def failure(self) -> dict[str, Any] | None:
+        """failure.json of the last failed attempt, if it was the last."""
+        failure = read_json(self.path / "failure.json")
+        return failure if isinstance(failure, dict) else None
+
+    def write_failure(self, reason: str, attempts: int) -> None:
+        """Record that the run failed for good in this invocation; submitting again retries it."""
+        write_json(self.path / "failure.json", {"reason": reason, "attempts": attempts, "log": self.log_tail(20)})
+
+    def clear_failure(self) -> None:
+        """Forget an earlier failure, because the run is tried again."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def count_attempt(self) -> tuple[int, int]:
+        """Count one more failure.
+
+        Returns:
+            The step of the newest checkpoint, and the failures since it was written.
+        """
+        names = [path.stem for path in self.checkpoints.glob("step-*.json")]
+        step = max((int(name.removeprefix("step-")) for name in names), default=0)
+        before = read_json(self.path / "attempts.json")
+        count = before["count"] + 1 if before is not None and before["step"] == step else 1
+        write_json(self.path / "attempts.json", {"step": step, "count": count})
+        return step, count
+
+    def forgive(self) -> None:
+        """Forget all failures, because the run is submitted anew."""
+        self.clear_failure()
+        (self.path / "attempts.json").unlink(missing_ok=True)
+
+    def write_progress(self, tokens_per_second: float, seconds_left: float) -> None:
+        """Note the speed of the attempt under way."""
+        write_json(self.path / "progress.json", {"tokens_per_second": tokens_per_second, "seconds_left": seconds_left})
+
+    def progress(self) -> dict[str, float]:
+        """The speed last noted; empty if there is none."""
+        return read_json(self.path / "progress.json") or {}
+
+    def log_tail(self, lines: int) -> list[str]:
+        """Last lines of the log."""
+        try:
+            return self.log.read_text(errors="replace").splitlines()[-lines:]
+        except FileNotFoundError:
+            return []
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines; a torn last line, left by a kill, is not one."""
+        rows = []
+        try:
+            text = self.metrics.read_text()
+        except FileNotFoundError:
+            return []
+        for line in text.splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last whole lines of the metrics, newer keys over older: step, loss, and val_loss if it is near."""
+        try:
+            with self.metrics.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+                lines = file.read().split(b"\n")[:-1]
+        except OSError:
+            return {}
+        merged: dict[str, Any] = {}
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the first line may be cut off
+                merged |= json.loads(line)
+        return merged
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what was logged after `step`, the one the run resumes from."""
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def readout_rows(mean: list[Any], std: list[Any]) -> list[tuple[int, int, float, float]]:
+    """A read-out as rows (i, j, mean, std), counted from 0; j = -1 for a vector."""
+    rows: list[tuple[int, int, float, float]] = []
+    for i, (means, stds) in enumerate(zip(mean, std, strict=True)):
+        if isinstance(means, list):
+            rows += [(i, j, *pair) for j, pair in enumerate(zip(means, stds, strict=True))]
+        else:
+            rows.append((i, -1, means, stds))
+    return rows

@@ -1,0 +1,154 @@
+"""Reading runs and sweeps: states and tidy tables. Never imports torch; figures are drawn from this."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.records.lock import is_alive
+from sweeper.records.run_dir import RunDir
+from sweeper.records.sweep_manifest import Sweep, manifests
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sweeper.execution.slurm.queue import Job
+
+
+class State(StrEnum):
+    """Where a run stands."""
+
+    PENDING = "pending"  # not started, or stopped in good order
+    PREEMPTED = "preempted"  # interrupted, and in SLURM's queue to go on
+    RUNNING = "running"
+    DONE = "done"
+    DIVERGED = "diverged"  # a result: kept, shown, never retried
+    FAILED = "failed"
+    TIMEOUT = "timeout"  # its job ran into the time limit and is not queued again
+    LOST = "lost"  # nobody works on it any more; the next submission resumes it
+
+
+FINISHED = (State.DONE, State.DIVERGED)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run, as its directory tells.
+
+    Attributes:
+        state: see `State`.
+        step: optimizer steps logged so far.
+        val_loss: final validation loss, nats per token; nan while there is none.
+        reason: why it failed or diverged, one line.
+        step_seconds: wall time spent in optimizer steps, finished runs only.
+        loss: last training loss logged, nats per token.
+        tokens_per_second: of the attempt under way.
+        seconds_left: expected, of the attempt under way.
+        job: id of its SLURM job.
+    """
+
+    state: State
+    step: int = 0
+    val_loss: float = math.nan
+    reason: str = ""
+    step_seconds: float = math.nan
+    loss: float = math.nan
+    tokens_per_second: float = math.nan
+    seconds_left: float = math.nan
+    job: str = ""
+
+
+def run_status(path: Path) -> RunStatus:
+    """State of the run in directory `path`, which need not exist."""
+    rundir = RunDir(path)
+    result = rundir.result()
+    if result is not None:
+        return finished_status(result)
+    last = rundir.last_metrics()
+    known = RunStatus(State.PENDING, step=last.get("step", 0), loss=last.get("loss", math.nan))
+    failure = rundir.failure()
+    if is_alive(rundir.lock):
+        speed = rundir.progress()
+        rate, left = (speed.get(name, math.nan) for name in ("tokens_per_second", "seconds_left"))
+        return replace(known, state=State.RUNNING, tokens_per_second=rate, seconds_left=left)
+    if failure is not None:
+        return replace(known, state=State.FAILED, reason=failure["reason"])
+    if rundir.lock.exists():
+        return replace(known, state=State.LOST, reason="the process that owned it is gone")
+    return known
+
+
+def finished_status(result: Mapping[str, Any]) -> RunStatus:
+    """What a run's result.json says."""
+    loss = result["val_loss"]
+    return RunStatus(
+        state=State(result["state"]),
+        step=result["step"],
+        val_loss=math.nan if loss is None else loss,
+        reason=result["reason"],
+        step_seconds=result["seconds"]["step"],
+    )
+
+
+def cluster_status(status: RunStatus, job: "Job | None") -> RunStatus:
+    """What a run's directory and its SLURM job tell together. `job` is None if it was never submitted to SLURM."""
+    if job is None or status.state in (*FINISHED, State.FAILED):
+        return status
+    status = replace(status, job=job.id)
+    if status.state is State.RUNNING:
+        return status
+    if job.works:
+        return replace(status, state=State.RUNNING, reason="starting")
+    if job.waits:
+        begun = status.step > 0 or status.state is State.LOST
+        return replace(status, state=State.PREEMPTED if begun else State.PENDING, reason=job.reason)
+    ended = f"job {job.id} ended {job.state} {job.reason}".rstrip() if job.id else job.reason
+    match job.state:
+        case "TIMEOUT":
+            return replace(status, state=State.TIMEOUT, reason=ended)
+        case "FAILED" | "OUT_OF_MEMORY" | "BOOT_FAIL":
+            return replace(status, state=State.FAILED, reason=ended)
+    return replace(status, state=State.LOST, reason=ended)
+
+
+def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str, Any]]:
+    """One row per cell of the grid, see `sweep_table`."""
+    rows: list[dict[str, Any]] = []
+    for cell in sweep.cells:
+        status = statuses[cell["run_id"]]
+        rows.append(
+            {
+                "sweep": sweep.name,
+                "experiment": sweep.experiment,
+                "preset": sweep.preset,
+                **cell,
+                "state": str(status.state),
+                "val_loss": status.val_loss,
+                "step": status.step,
+                "reason": status.reason,
+            }
+        )
+    return rows
+
+
+def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
+    """One row per cell of the grid, as the runs' directories tell.
+
+    Args:
+        manifest: the sweep's file.
+        runs: directory of run directories.
+
+    Returns:
+        Columns sweep, experiment, preset, the axes, run_id, steps, state, val_loss, step, reason.
+    """
+    import pandas as pd
+
+    sweep = Sweep.load(manifest)
+    return pd.DataFrame(sweep_rows(sweep, {run_id: run_status(runs / run_id) for run_id in sweep.run_ids}))
+
+
+def latest_sweep(sweeps: Path, experiment: str) -> Path | None:
+    """The most recently written manifest of `experiment`, or None."""
+    return next((path for path in reversed(manifests(sweeps)) if Sweep.load(path).experiment == experiment), None)

@@ -1,0 +1,49 @@
+"""How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
+
+from model import ModelConfig
+from model.config import CHUNK_LOGITS
+from sweeper.run.spec import RunConfig
+
+GIB = 2**30
+
+
+def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> int:
+    """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
+
+    Weights, their gradients and AdamW's two moments are fp32, with a bf16 copy of the weights under autocast; the tied
+    embedding has two gradients for a moment, the head's and the lookup's, unless `model.tied` makes them one.
+    Activations are those that autograd keeps of an uncompiled model; a compiled one keeps fewer, attention's scores
+    up to 512 tokens included, unless heads are narrower than 64. `benchmarks/memory.py` finds
+    some peaks up to 6% above.
+
+    Args:
+        config: what is trained.
+        micro_batch: sequences in one forward pass.
+        recompute: only each loop step's input is kept, and one loop step's activations while it is recomputed.
+    """
+    shape = config.model
+    tokens = micro_batch * config.seq_len
+    stack = shape.n_layers * block_activation_bytes(shape, config.precision)
+    stream = 4 * shape.d_model * shape.n_loops
+    activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
+    # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.
+    logits = (6 if config.precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
+    weights = 16 + (2 if config.precision == "bf16" else 0)
+    return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
+
+
+def block_activation_bytes(shape: ModelConfig, precision: str) -> int:
+    """Bytes that one application of a block keeps for its backward pass, a token.
+
+    The stream and the norms stay fp32; what the matrices take and give is bf16 under autocast.
+    """
+    d, f = shape.d_model, shape.mlp_dim
+    fp32 = 4 * d  # the stream before each branch, normed without its gain
+    attention = 8 * d  # its input; q, k, v; q and k rotated; its output by heads and by tokens
+    products = attention + d + 4 * f  # and the MLP's input; gate, up, silu and what `down` gets
+    return 4 * fp32 + (2 if precision == "bf16" else 4) * products
+
+
+def needs_recompute(config: RunConfig, micro_batch: int, memory_gib: float | None) -> bool:
+    """Whether a step that keeps every activation would exceed the budget; without a budget it never does."""
+    return memory_gib is not None and training_bytes(config, micro_batch, recompute=False) > memory_gib * GIB

@@ -1,0 +1,197 @@
+"""The mirror process: reads requests from standard input and shows wandb what run directories hold.
+
+    {"do": "open", "run": its directory, "peak_flops": of its GPUs, or null}
+    {"do": "follow"}                        from here on the metrics only grow
+    {"do": "close"}                         answered by "closed" once all is handed in
+    {"do": "sweep", "manifest": …, "runs": …, "tracking": …}
+
+It reads nothing but those directories, and writes to them one kind of thing: a warning in a run's log. It ends when its
+standard input does, closing what is open, or a while later at the latest.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeper.records.redact import redact
+from sweeper.records.run_dir import RunDir, readout_rows
+from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.spec import RunConfig
+from sweeper.run.tracking import Tracking
+from sweeper.tracking.client import BROKEN, CLOSED, GRACE_SECONDS
+from sweeper.tracking.wandb_run import Entry, Session
+
+POLL_SECONDS = 1.0
+COLUMNS = ("i", "j", "mean", "std")  # of a read-out's table
+
+
+class RunMirror:
+    """One run directory, followed into one wandb run.
+
+    Args:
+        rundir: of the run.
+        peak_flops: of all its GPUs, FLOP/s; None where utilisation is not shown.
+    """
+
+    def __init__(self, rundir: RunDir, peak_flops: float | None) -> None:
+        config, execution = rundir.load()
+        self.rundir, self.tracking = rundir, execution.tracking
+        self._batch_tokens, self._utilisation = 0, 0.0  # the second of one token per second
+        if isinstance(config, RunConfig):
+            self._batch_tokens = config.batch_tokens
+            if peak_flops:
+                self._utilisation = (config.flops + config.attention_flops) / config.total_tokens / peak_flops
+        self._position, self._noted = 0, rundir.progress()
+        record = yaml.safe_load((rundir.path / "config.yaml").read_text())
+        entry = Entry.of_run(config, record)
+        self._session = Session(self.tracking, rundir.path.parent.parent, entry, partial(warn, rundir))
+        self._known = self._session.last_step
+
+    def catch_up(self) -> None:
+        """Log the lines that metrics.jsonl has gained, all but those that the server had before."""
+        lines = [line for line in self._new_lines() if line["step"] >= self._known]
+        for line in lines:
+            if "loss" in line and self._batch_tokens:
+                line["tokens"] = line["step"] * self._batch_tokens
+        if lines:
+            lines[-1] |= self._speed_now()
+        for line in lines:
+            self._session.log(line.pop("step"), line)
+
+    def close(self) -> None:
+        """Log the rest, and the result if there is one."""
+        self.catch_up()
+        result = self.rundir.result()
+        if result is not None:
+            step_time = result["seconds"]["step"] / result["step"] if result["step"] else 0.0
+            self._session.summarize(result=result, **(self._speed(self._batch_tokens / step_time) if step_time else {}))
+            for name, values in self.rundir.readouts().items():
+                self._session.log_table(result["step"], f"readouts/{name}", COLUMNS, readout_rows(**values))
+        self._session.close(finished=result is not None)
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            with self.rundir.metrics.open("rb") as file:
+                file.seek(self._position)
+                whole, newline, _ = file.read().rpartition(b"\n")  # the last may be under way
+        except FileNotFoundError:
+            return
+        self._position += len(whole + newline)
+        for line in whole.splitlines():
+            yield json.loads(line)
+
+    def _speed_now(self) -> dict[str, float]:
+        """Of the attempt under way, whenever the training has noted it anew."""
+        progress = self.rundir.progress()
+        if not progress or progress == self._noted:
+            return {}
+        self._noted = progress
+        return self._speed(progress["tokens_per_second"])
+
+    def _speed(self, rate: float) -> dict[str, float]:
+        """Tokens per second of a training and, on GPUs, model-FLOPs utilisation."""
+        if not self._batch_tokens:
+            return {}
+        return {"tokens_per_second": rate} | ({"mfu": rate * self._utilisation} if self._utilisation else {})
+
+
+def warn(rundir: RunDir, message: str) -> None:
+    """One line in the run's log."""
+    with contextlib.suppress(OSError), rundir.log.open("a") as log:
+        log.write(redact(f"wandb: {message}\n"))
+
+
+def first_line(error: Exception) -> str:
+    """Kind and message of an error, short enough for a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def mirror_manifest(manifest: Path, runs: Path, tracking: Tracking) -> None:
+    """Show a sweep's manifest; who watches has the sweep's own output, so there is nobody to warn."""
+    session = Session(tracking, runs.parent, Entry.of_sweep(Sweep.load(manifest)), lambda message: None)
+    session.close(finished=True)
+
+
+class Requests:
+    """Lines of standard input."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._buffer = fd, b""
+
+    def next(self, seconds: float | None) -> dict[str, Any] | None:
+        """The next request; None if none came within `seconds`. Raises `EOFError` at the end."""
+        while b"\n" not in self._buffer:
+            if not select.select([self._fd], [], [], seconds)[0]:
+                return None
+            chunk = os.read(self._fd, 65536)
+            if not chunk:
+                raise EOFError
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        request: dict[str, Any] = json.loads(line)
+        return request
+
+
+def serve(requests: Requests) -> None:
+    """Carry out requests until they end; of what goes wrong a line is left in the run's log."""
+    mirror: RunMirror | None = None
+    following = broken = False
+    while True:
+        try:
+            request = requests.next(POLL_SECONDS if mirror and following else None)
+        except EOFError:
+            break
+        do = request["do"] if request else "catch up"
+        try:
+            if do == "open" and request:
+                rundir, mirror, following = RunDir(Path(request["run"])), None, False
+                mirror = RunMirror(rundir, request["peak_flops"])
+            elif do == "sweep" and request:
+                tracking = Tracking(**request["tracking"])
+                _end_soon(tracking)
+                mirror_manifest(Path(request["manifest"]), Path(request["runs"]), tracking)
+            elif do == "follow":
+                following = True
+            elif do == "catch up" and mirror:
+                mirror.catch_up()
+            elif do == "close" and mirror:
+                mirror.close()
+                mirror = None
+        except Exception as error:
+            if do != "sweep":
+                warn(rundir, f"not mirrored any further ({first_line(error)}); the run's own records are complete")
+            mirror, broken = None, True
+        if do == "close":
+            os.write(sys.stdout.fileno(), BROKEN if broken else CLOSED)
+    _end_soon(mirror.tracking if mirror else Tracking())
+    if mirror is not None:
+        mirror.close()
+
+
+def _end_soon(tracking: Tracking) -> None:
+    """End this process in a while, whatever it hangs on."""
+    seconds = tracking.init_timeout + tracking.finish_timeout + GRACE_SECONDS
+    timer = threading.Timer(seconds, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+
+
+def main() -> None:
+    """Entry point."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the training, which closes its mirror after it
+    serve(Requests(sys.stdin.fileno()))
+
+
+if __name__ == "__main__":
+    main()

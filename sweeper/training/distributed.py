@@ -1,0 +1,143 @@
+"""The processes that train one run together, one a GPU: where each sits, how they meet, and what they tell each other.
+
+Every rank computes gradients on its own part of each batch; the sums meet once a step, however many micro-batches the
+part was cut into. There is nothing to overlap that communication with, so it is a plain all-reduce.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.files import read_json, write_json
+from sweeper.run.stop import Stop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POLL_SECONDS = 0.1
+PATIENCE = timedelta(hours=1)  # for a rank that is behind, say because it alone compiles
+
+
+class CalledOff(Exception):
+    """Rank 0 found that the run is not to be trained."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The group as its member `rank` of `size` sees it. Alone, every exchange is free."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """True for the one rank that writes."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank if `flag` is on any: all stop at the same step, or none."""
+        if self.size == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        flags = torch.tensor([flag], dtype=torch.uint8)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def from_first(self, value: int) -> int:
+        """Rank 0's `value`, on every rank."""
+        if self.size == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        number = torch.tensor([value])
+        dist.broadcast(number, src=0)
+        return int(number.item())
+
+    def sum_(self, tensors: Iterable["Tensor"]) -> None:
+        """Replace each tensor by its sum over all ranks."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def part(self, sequences: int) -> tuple[int, int]:
+        """First sequence and number of sequences of this rank's part of a batch."""
+        count = sequences // self.size
+        return self.rank * count, count
+
+    def leave(self) -> None:
+        """Take the group apart, after a run that ended well on every rank."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A process's place among those that train a run together.
+
+    Attributes:
+        rank: 0 … size − 1.
+        size: processes of the run.
+        host: address of rank 0's machine, as the others reach it.
+        meeting: file in a shared directory, of this attempt alone, in which rank 0 leaves its port.
+    """
+
+    rank: int = 0
+    size: int = 1
+    host: str = "127.0.0.1"
+    meeting: str = ""
+
+    def join(self, device: str, stop: Stop) -> Ranks:
+        """Meet the other ranks; blocks until all are there.
+
+        Args:
+            device: "cpu" or "cuda": gloo alone, or nccl beside it.
+            stop: ends the wait for rank 0.
+
+        Raises:
+            CalledOff: on ranks above 0, if rank 0 did or `stop` was set.
+        """
+        if self.size == 1:
+            return ALONE
+        import torch.distributed as dist
+
+        port = 0 if self.rank == 0 else self._port(stop)  # 0: the system picks a free one
+        leads = self.rank == 0
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            self.host, port, self.size, is_master=leads, timeout=PATIENCE, wait_for_workers=False
+        )
+        meeting = Path(self.meeting)
+        if self.rank == 0:
+            write_json(meeting, {"port": store.port})
+        backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        if self.rank == 0:
+            meeting.unlink()  # all have read it
+        return Ranks(self.rank, self.size)
+
+    def call_off(self) -> None:
+        """Tell the waiting ranks that there is nothing to train."""
+        if self.size > 1:
+            write_json(Path(self.meeting), {"port": None})
+
+    def _port(self, stop: Stop) -> int:
+        while (record := read_json(Path(self.meeting))) is None:
+            if stop.is_set():
+                raise CalledOff("stopped before rank 0 came")
+            time.sleep(POLL_SECONDS)
+        if record["port"] is None:
+            raise CalledOff("rank 0 has nothing to train")
+        return int(record["port"])

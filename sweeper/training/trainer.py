@@ -1,0 +1,320 @@
+"""The training loop of one run: from its last checkpoint, or from the start, to a result."""
+
+import logging
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import LoopedTransformer, initialize_, parameter_groups
+from model.transformer import Observer
+from sweeper.data import Prefetch, TokenData
+from sweeper.errors import UserError
+from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
+from sweeper.records.metrics import MetricsFile
+from sweeper.records.run_dir import RunDir
+from sweeper.run.spec import Execution, ProbeConfig, RunConfig
+from sweeper.run.stop import Stop
+from sweeper.training.distributed import ALONE, Ranks
+from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
+
+REPORT_SECONDS = 0.5
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimizer steps done, of how many, last loss in nats, tokens per second, time left."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+Reporter = Callable[[Progress], None]
+
+
+def prepare_device(execution: Execution, precision: str) -> torch.device:
+    """The device of this process's runs, with threads and the precision of products set.
+
+    Raises:
+        UserError: if it is missing.
+    """
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
+    torch.set_num_threads(execution.threads)
+    torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+    return torch.device(execution.device)
+
+
+def initialized(
+    config: RunConfig | ProbeConfig, execution: Execution, device: torch.device, segment_layers: int | None = None
+) -> tuple[LoopedTransformer, torch.optim.AdamW]:
+    """The run's model before its first step, and the optimizer of its per-tensor table."""
+    model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=segment_layers)
+    initialize_(model, config.table, config.seed)
+    model = model.to(device)
+    if execution.compile:
+        model.compile_blocks()
+        if isinstance(config, RunConfig):  # a probe's few steps would not earn it back
+            model.compile_head()
+    return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
+
+
+class Since:
+    """Seconds since its creation, as `outcome` takes them, for runs that are one step after another and no more."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time as `step`, processor time as `cpu`."""
+        return {"step": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu}
+
+
+def outcome(state: str, reason: str, step: int, steps: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The measured part of a result that runs of every kind have. `seconds`: wall time by what it went into, and all
+    of the processor time as `cpu`."""
+    return {
+        "state": state,
+        "reason": reason,
+        "val_loss": None,
+        "step": step,
+        "steps": steps,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+class Trainer:
+    """One run in this process, or this process's part of it.
+
+    Batches and rates are pure functions of the step, so a resumed run repeats the interrupted one exactly, and the
+    number of ranks may change in between.
+
+    Args:
+        rundir: the run's directory; its metrics and checkpoints are written here.
+        config: what to train.
+        execution: how.
+        data: the prepared tokens.
+        ranks: the processes that train this run together; rank 0 writes.
+
+    Raises:
+        UserError: if the data does not fit the configuration, the device is missing, or the batch cannot be shared
+            out evenly.
+    """
+
+    def __init__(
+        self, rundir: RunDir, config: RunConfig, execution: Execution, data: TokenData, ranks: Ranks = ALONE
+    ) -> None:
+        if config.batch_sequences % ranks.size:
+            raise UserError(
+                f"batch.sequences={config.batch_sequences} cannot be shared out to {ranks.size} ranks; "
+                "use a number of GPUs that divides it"
+            )
+        if data.manifest.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f"model.vocab_size={config.model.vocab_size} is smaller than the data's vocabulary of "
+                f"{data.manifest.vocab_size}; set it to that"
+            )
+        self.device = prepare_device(execution, config.precision)
+        self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
+        self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
+        self.model, self.optimizer = initialized(config, execution, self.device)
+        self._parameters = list(self.model.parameters())
+        self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
+        self.step = 0
+        self.val_loss = math.nan
+        self.seconds = dict.fromkeys(("step", "validation", "checkpoint", "compile", "readouts", "cpu"), 0.0)
+
+    def run(self, stop: Stop, report: Reporter) -> dict[str, Any] | None:
+        """Train until done, diverged or told to stop.
+
+        Args:
+            stop: once set, the step under way is finished, a checkpoint written and None returned.
+            report: called with progress about twice a second.
+
+        Returns:
+            The measured part of the result (state, losses, timings), or None if stopped and resumable.
+        """
+        self._resume()
+        if self.execution.compile:
+            self.warm_up()
+        with MetricsFile(self.rundir.metrics if self.ranks.leads else Path(os.devnull)) as metrics:
+            return self._loop(metrics, stop, report)
+
+    def validate(self, readouts: StreamReadouts | None = None) -> float:
+        """Mean loss over the fixed validation set, in nats per token.
+
+        Args:
+            readouts: take in the first `READOUT_TOKENS` on the way.
+        """
+        rows, part = self._validation_rows(), self.execution.micro_batch
+        starts = range(0, len(rows), part)
+        losses = torch.zeros(len(starts), dtype=torch.float64, device=self.device)
+        n_read = max(1, READOUT_TOKENS // self.config.seq_len) if readouts is not None else 0  # sequences
+        for i in range(self.ranks.rank, len(starts), self.ranks.size):
+            some = rows[starts[i] : starts[i] + part].to(self.device)
+            observe = readouts.observe if readouts is not None and starts[i] < n_read else None
+            with self._timed("validation"), torch.no_grad():
+                losses[i] = self._loss(some, observe)
+            if readouts is not None and observe is not None:
+                with self._timed("readouts"), self._autocast():
+                    readouts.take_in(some[: n_read - starts[i], 1:])
+        self.ranks.sum_([losses, *(readouts.sums() if readouts is not None else ())])
+        return float(losses.mean())
+
+    def _validation_rows(self) -> Tensor:
+        rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
+        if rows.shape[0] * self.config.seq_len < self.config.validation_tokens:
+            raise UserError(
+                f"validation.tokens={self.config.validation_tokens} exceeds the validation split, which has "
+                f"{rows.shape[0] * self.config.seq_len} in sequences of {self.config.seq_len}; lower it"
+            )
+        return torch.from_numpy(rows)
+
+    def _loop(self, metrics: MetricsFile, stop: Stop, report: Reporter) -> dict[str, Any] | None:
+        execution, steps = self.execution, self.config.schedule.steps
+        reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
+        while self.step < steps:
+            if self.ranks.any(stop.is_set()):
+                self._checkpoint()
+                return None
+            with self._timed("step"):
+                line = self.train_step()
+            if line is not None:
+                metrics.write(line)
+                if not math.isfinite(line["loss"]):
+                    return self._outcome("diverged", f"loss is {line['loss']} at step {self.step}")
+            last = self.step == steps
+            if last or self.step % execution.validate_every == 0:
+                readouts = StreamReadouts(self.model) if last else None
+                self.val_loss = self.validate(readouts)
+                metrics.write({"step": self.step, "val_loss": self.val_loss})
+                if readouts is not None and self.ranks.leads:
+                    self.rundir.write_readouts(readouts.to_dict())
+            if last or self.step % execution.checkpoint_every == 0:
+                self._checkpoint()
+            if line is not None and time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                rate = (self.step - start_step) / (self.seconds["step"] - start_seconds)
+                left = (steps - self.step) / rate
+                report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens, left))
+        if not self.val_loss <= self.config.diverged_above:  # also true of nan
+            reason = f"final val_loss {self.val_loss:.4f} is not at most {self.config.diverged_above:g}"
+            return self._outcome("diverged", reason)
+        return self._outcome("done", "")
+
+    def train_step(self) -> dict[str, float] | None:
+        """One optimizer step; its line of metrics where one is due.
+
+        Where every loss is read, a run stops at the step where it leaves the numbers; elsewhere when a line is due.
+        """
+        config = self.config
+        rows = self._batches(self.step)
+        loss = torch.zeros((), device=self.device)
+        for part in torch.split(rows, self.execution.micro_batch):
+            part_loss = self._loss(part) * (len(part) / config.batch_sequences)
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
+        self.ranks.sum_([loss, *(p.grad for p in self._parameters if p.grad is not None)])
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.grad_clip or math.inf)
+        factor = config.schedule.factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        due = self.step % self.execution.log_every == 0 or self.step == config.schedule.steps
+        if due or (self.reads_every_loss and not math.isfinite(loss.item())):
+            rate = config.table[0].lr * factor
+            return {"step": self.step, "loss": loss.item(), "grad_norm": norm.item(), "base_lr": rate}
+        return None
+
+    def _loss(self, rows: Tensor, observe: Observer | None = None) -> Tensor:
+        """Mean loss of rows (B, T + 1); `observe` as for `LoopedTransformer`."""
+        rows = rows.to(self.device, non_blocking=True)
+        with self._autocast():
+            loss: Tensor = self.model(rows[:, :-1], rows[:, 1:], observe=observe)
+        return loss
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def warm_up(self) -> None:
+        """Compile before the first timed step, on both graphs that the loop will use.
+
+        Where the compiler is missing or fails the run goes on without: slower, and equal up to rounding.
+        """
+        with self._timed("compile"):
+            rows = torch.zeros(self.execution.micro_batch, self.config.seq_len + 1, dtype=torch.int64)
+            try:
+                self._loss(rows).backward()  # type: ignore[no-untyped-call]
+                with torch.no_grad():
+                    self._loss(rows)
+            except Exception as error:
+                log.warning("cannot compile the block (%s); going on without", str(error).splitlines()[0])
+                torch.compiler.set_stance("force_eager")
+            self.optimizer.zero_grad()
+
+    def _resume(self) -> None:
+        leads = self.ranks.leads
+        state = load_checkpoint(self.rundir.checkpoints, self.device) if leads else None
+        step = self.ranks.from_first(state["step"] if state else 0)
+        if step and not leads:
+            state = load_checkpoint(self.rundir.checkpoints, self.device, step)
+            if state is None:
+                raise RuntimeError(f"checkpoint of step {step}, which rank 0 resumes from, cannot be read here")
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.val_loss = state["step"], state["val_loss"]
+            self.seconds |= state["seconds"]
+        if leads:
+            self.rundir.truncate_metrics(self.step)
+
+    def _checkpoint(self) -> None:
+        if not self.ranks.leads:
+            return
+        with self._timed("checkpoint"):
+            state = {
+                "step": self.step,
+                "val_loss": self.val_loss,
+                "seconds": self.seconds,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_checkpoint(self.rundir.checkpoints, self.step, state)
+
+    def _outcome(self, state: str, reason: str) -> dict[str, Any]:
+        return {
+            **outcome(state, reason, self.step, self.config.schedule.steps, self.seconds),
+            "val_loss": self.val_loss if math.isfinite(self.val_loss) else None,
+            "tokens": self.step * self.config.batch_tokens,
+        }
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] += time.perf_counter() - began
+        self.seconds["cpu"] += time.process_time() - cpu
+
+
+def _batch(data: TokenData, config: RunConfig, ranks: Ranks, device: torch.device, step: int) -> Tensor:
+    """This rank's rows of a step's batch, int64 (B, T + 1); pinned for a GPU."""
+    offset, count = ranks.part(config.batch_sequences)
+    first = step * config.batch_sequences + offset
+    rows = torch.from_numpy(data.sequences(first, count, config.seq_len, config.seed))
+    return rows.pin_memory() if device.type == "cuda" else rows

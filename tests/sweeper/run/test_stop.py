@@ -1,0 +1,22 @@
+"""Stopping a run by signals."""
+
+import subprocess
+import sys
+
+
+def test_a_signal_may_interrupt_the_handler_of_another(repository) -> None:
+    """As SLURM's USR2 and the pool's SIGTERM do; `threading.Event` hangs here."""
+    code = """
+import random, signal, time
+from sweeper.run.stop import Stop
+stop = Stop()
+signal.signal(signal.SIGALRM, lambda *_: stop.set())
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    # One alarm at a time, some of which arrive in the middle of what follows: handlers never pile up.
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-4))
+    while signal.getitimer(signal.ITIMER_REAL)[0]:
+        stop.set()
+assert stop.is_set()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, timeout=60)

@@ -67,7 +67,7 @@ figures: $(READY)  ## Redraw every figure from whatever has finished; one withou
 
 .PHONY: report
 report: $(READY)  ## Judge every claim: figures/report.html and, for terminals, figures/report.md
-	$(BIN)/python analysis/report.py $(ARGS)
+	$(BIN)/python -m analysis.report $(ARGS)
 
 .PHONY: test
 test: $(READY)  ## Run the tests

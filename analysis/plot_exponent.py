@@ -20,7 +20,8 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.table import Table
 
-from analysis import panels, script, states, style, transfer
+from analysis.plotting import panels, script, states, style
+from analysis.stats import transfer
 from sweeper.errors import UserError
 
 SCRIPT = script.Script("exponent", __doc__, "exponent", "make figures-exponent")

@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analysis import panels, probe, script, sources, states, style
-from analysis.growth import estimate_text
+from analysis.plotting import panels, script, states, style
+from analysis.records import sources
+from analysis.stats import probe
+from analysis.stats.growth import estimate_text
 
 SCRIPT = script.Script("fig2", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
 PANELS = ("fig2a", "fig2b", "fig2c", *probe.LOOPED_PANELS)

@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from analysis import cosines, panels, script, sources, states, style
+from analysis.plotting import cosines, panels, script, states, style
+from analysis.records import sources
 
 SCRIPT = script.Script("fig3", __doc__, "increments", "make figures-init")
 PANELS = ("fig3a", "fig3b")

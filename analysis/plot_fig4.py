@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import panels, probe, script, sources, states, style, updates
-from analysis.growth import estimate_text
+from analysis.plotting import panels, script, states, style, updates
+from analysis.records import sources
+from analysis.stats import probe
+from analysis.stats.growth import estimate_text
 
 SCRIPT = script.Script("fig4", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
 FRAME = panels.Frame(right=2.8, top=0.3)

@@ -21,9 +21,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
-from analysis import script, states, style, transfer
-from analysis.panels import depth_text
-from analysis.style import Look
+from analysis.plotting import script, states, style
+from analysis.plotting.panels import depth_text
+from analysis.plotting.style import Look
+from analysis.stats import transfer
 
 SCRIPT = script.Script("fig5", __doc__, "lr_transfer", "make sweep-lr-transfer")
 RULE_FORMULAS = {  # λ = 1; a rule of one's own has no entry

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from analysis import cosines, panels, script, sources, states, style, trained
+from analysis.plotting import cosines, panels, script, states, style, trained
+from analysis.records import sources
 from sweeper.errors import UserError
 
 SCRIPT = script.Script("fig6", __doc__, trained.EXPERIMENT, trained.MAKE_COMMAND)

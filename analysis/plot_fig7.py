@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
-from analysis import panels, script, sources, states, style, trained
-from analysis.growth import fold_range
+from analysis.plotting import panels, script, states, style, trained
+from analysis.records import sources
+from analysis.stats.growth import fold_range
 
 SCRIPT = script.Script("fig7", __doc__, trained.EXPERIMENT, trained.MAKE_COMMAND)
 FRAME = panels.Frame(top=0.56)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import plot_fig6, script, trained
+from analysis import plot_fig6
+from analysis.plotting import script, trained
 
 SCRIPT = script.Script("fig8", __doc__, trained.EXPERIMENT, trained.MAKE_COMMAND)
 N_LOOPS = 4

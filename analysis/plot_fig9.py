@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import panels, probe, script, sources, states, style, updates
+from analysis.plotting import panels, script, states, style, updates
+from analysis.records import sources
+from analysis.stats import probe
 
 SCRIPT = script.Script("fig9", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
 FRAME = panels.Frame(right=0.6)

@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analysis import panels, script, sources, states, style
-from analysis.growth import estimate_text, fitted_growth
-from analysis.transfer import FINISHED
+from analysis.plotting import panels, script, states, style
+from analysis.records import sources
+from analysis.stats.growth import estimate_text, fitted_growth
+from analysis.stats.transfer import FINISHED
 
 SCRIPT = script.Script("theory", __doc__, "theory", "make figures-init")
 BOUNDED_SLOPE = 0.1

@@ -1,4 +1,4 @@
-"""How often the intervals of analysis/transfer.py hold what was planted: nominally 95% of the time.
+"""How often the intervals of analysis/stats/transfer.py hold what was planted: nominally 95% of the time.
 
     python benchmarks/coverage.py [--draws 500]      some minutes on one core
 
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.intervals import Estimate
-from analysis.optimum import Floats, curve_optimum, fit_window
-from analysis.seeds import additive_fit, depth_noise
-from analysis.transfer import Curve, best_gain, gain_at, transfer_regret
+from analysis.stats.intervals import Estimate
+from analysis.stats.optimum import Floats, curve_optimum, fit_window
+from analysis.stats.seeds import additive_fit, depth_noise
+from analysis.stats.transfer import Curve, best_gain, gain_at, transfer_regret
 
 HERE = Path(__file__).parent
 SEEDS = (3, 5, 10)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import cosines, plot_fig3, plot_fig6, plot_fig7, plot_fig8, style, trained
+from analysis import plot_fig3, plot_fig6, plot_fig7, plot_fig8
+from analysis.plotting import cosines, style, trained
 from sweeper.errors import UserError
 from sweeper.records.export import readouts_frame
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import plot_fig5, style
-from analysis.transfer import average_seeds, pooled_noise, transfer_table, with_margins
+from analysis import plot_fig5
+from analysis.plotting import style
+from analysis.stats.transfer import average_seeds, pooled_noise, transfer_table, with_margins
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ["fig5-gain.csv", "fig5-transfer.csv", "fig5.csv", "fig5.pdf", "fig5.png"]

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import plot_fig2, plot_fig4, plot_fig9, probe, script, style, updates
+from analysis import plot_fig2, plot_fig4, plot_fig9
+from analysis.plotting import script, style, updates
+from analysis.stats import probe
 
 ProbeTables = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
 WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]

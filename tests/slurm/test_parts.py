@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import sources, states, transfer
+from analysis.plotting import states
+from analysis.records import sources
+from analysis.stats import transfer
 from sweeper.errors import UserError
 from sweeper.execution.retry import PerCheckpoint
 from sweeper.execution.slurm.options import SlurmOptions

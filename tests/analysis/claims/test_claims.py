@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims import CLAIMS, assess
-from analysis.evidence.verdict import Finding, Verdict, every, judge, some
-from analysis.intervals import Estimate
-from analysis.records import Records
+from analysis.claims.table import CLAIMS, assess
+from analysis.claims.verdict import Finding, Verdict, every, judge, some
+from analysis.records.result_sets import Records
+from analysis.stats.intervals import Estimate
 
 CellTable = Callable[..., pd.DataFrame]
 Change = Callable[[pd.DataFrame], pd.DataFrame]

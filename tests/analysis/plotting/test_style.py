@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis.plotting import style
 from sweeper.errors import UserError
 
 

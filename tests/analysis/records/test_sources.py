@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import sources
+from analysis.records import sources
 from sweeper.errors import UserError
 
 CellTable = Callable[..., pd.DataFrame]

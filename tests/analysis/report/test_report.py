@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import gallery, report
-from analysis.claims import CLAIMS
-from analysis.records import Records, find_records
+from analysis.claims.table import CLAIMS
+from analysis.records.result_sets import Records, find_records
+from analysis.report import gallery
+from analysis.report import page as report
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE_BYTES = 5 * 2**20
@@ -124,7 +125,7 @@ def test_readme_has_the_verdicts_on_the_stored_results(tmp_path: Path, monkeypat
     copy = tmp_path / "README.md"
     copy.write_text((REPOSITORY / "README.md").read_text())
     assert report.main(["--readme", str(copy)]) == 0
-    assert copy.read_text() == (REPOSITORY / "README.md").read_text(), "python analysis/report.py --readme README.md"
+    assert copy.read_text() == (REPOSITORY / "README.md").read_text(), "python -m analysis.report --readme README.md"
 
 
 def test_a_file_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +160,7 @@ def test_newest_sweep_of_a_preset_and_the_fullest_of_a_store_are_taken(cell_tabl
 def test_everything_works_without_torch(cell_table: CellTable, tmp_path: Path) -> None:
     store(cell_table(seeds=(0, 1)), tmp_path / "results" / "two")
     blocked = (
-        "import sys; sys.modules['torch'] = None; from analysis import report; sys.exit(report.main(sys.argv[1:]))"
+        "import sys; sys.modules['torch'] = None; from analysis.report.page import main; sys.exit(main(sys.argv[1:]))"
     )
     options = ["--runs", str(tmp_path), "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
     subprocess.run([sys.executable, "-c", blocked, *options], check=True, cwd=REPOSITORY, capture_output=True)

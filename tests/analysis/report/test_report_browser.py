@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from analysis import gallery, report
+from analysis.report import gallery
+from analysis.report.page import main
 
 WIDTHS = (390, 1440)
 EXPERIMENTS = (("lr_transfer",), ("init_probe", "increments", "theory", "exponent"))  # of preset paper, of quick
@@ -33,7 +34,7 @@ def browser() -> Iterator[Any]:
 def page_file(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every figure there is."""
     root = tmp_path_factory.mktemp("page")
-    assert report.main(["--runs", str(root / "none"), "--results", str(results), "--out", str(root)]) == 0
+    assert main(["--runs", str(root / "none"), "--results", str(results), "--out", str(root)]) == 0
     return root / "report.html"
 
 

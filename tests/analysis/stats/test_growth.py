@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.growth import estimate_text, fitted_growth, fold_range
+from analysis.stats.growth import estimate_text, fitted_growth, fold_range
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.intervals import Noise
-from analysis.optimum import curve_optimum
-from analysis.transfer import (
+from analysis.stats.intervals import Noise
+from analysis.stats.optimum import curve_optimum
+from analysis.stats.transfer import (
     Curve,
     average_seeds,
     gain_table,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.intervals import NO_NOISE, Estimate
-from analysis.optimum import Floats, Indices, Optimum, curve_optimum, fit_window
-from analysis.seeds import DepthNoise, additive_fit, by_seed, depth_noise
+from analysis.stats.intervals import NO_NOISE, Estimate
+from analysis.stats.optimum import Floats, Indices, Optimum, curve_optimum, fit_window
+from analysis.stats.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 
 REFERENCE_LOOPS = 1
 FINISHED = ("done", "diverged")

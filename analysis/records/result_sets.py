@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import sources
+from analysis.records import sources
 from sweeper.errors import UserError
 
 LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the most telling first

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis import style
+from analysis.plotting import style
 
 Matrix = NDArray[np.float64]
 SCALE = Normalize(-1.0, 1.0)

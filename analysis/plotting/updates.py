@@ -11,8 +11,9 @@ from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 from rich.table import Column, Table
 
-from analysis import probe, style
-from analysis.growth import estimate_text
+from analysis.plotting import style
+from analysis.stats import probe
+from analysis.stats.growth import estimate_text
 
 EXPONENTS = {"none": 1.0, "sqrt": 0.5, "linear": 0.0}  # of N in η·ε·N, the bound of Theorem 2
 EXPONENT_TEXTS = {"none": r"$\propto N$", "sqrt": r"$\propto \sqrt{N}$", "linear": "constant"}

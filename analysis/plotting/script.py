@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from analysis import sources, style
-from analysis.transfer import FINISHED
+from analysis.plotting import style
+from analysis.records import sources
+from analysis.stats.transfer import FINISHED
 from sweeper.errors import UserError
 
 

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 import pandas as pd
 
-from analysis.intervals import Estimate
-from analysis.records import Records
+from analysis.records.result_sets import Records
+from analysis.stats.intervals import Estimate
 
 FINISHED = ("done", "diverged")
 ONE_SEED = "1 seed, no interval"

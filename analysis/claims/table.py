@@ -1,14 +1,14 @@
 """What the paper claims, as data: how each claim is measured here and what has to be true for it to hold.
 
 Every verdict is computed from records. Where a test needs a threshold that the paper does not give, it is the middle
-between what the claim says and the nearest thing that it excludes (`analysis.evidence`).
+between what the claim says and the nearest thing that it excludes (`analysis.claims`).
 """
 
 from functools import partial
 
-from analysis.evidence import probe, stream, transfer
-from analysis.evidence.verdict import Claim, Finding
-from analysis.records import Records
+from analysis.claims import probe, stream, transfer
+from analysis.claims.verdict import Claim, Finding
+from analysis.records.result_sets import Records
 
 _BOUNDED = "the exponent's interval lies within ±0.25, nearer to 0 than to ±½"
 _GROWTH = "largest exponent of R ∝ {} over optimizer steps 1–10, mean over seeds"

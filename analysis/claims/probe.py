@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.evidence.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
-from analysis.intervals import Estimate, mean_over_seeds
-from analysis.probe import SLOPE_RANGES
-from analysis.records import Records
+from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
+from analysis.records.result_sets import Records
+from analysis.stats.intervals import Estimate, mean_over_seeds
+from analysis.stats.probe import SLOPE_RANGES
 
 # Growth is an exponent p of n^p, and theory knows p = 0, 1/2 and 1. An exponent is taken for the one it is nearest to.
 HALF_STEP = 0.25

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pandas as pd
 
-from analysis import transfer
-from analysis.evidence.verdict import Finding, Verdict, as_text, every, judge, not_measured, some, unfinished
-from analysis.intervals import Estimate
-from analysis.records import Records
+from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, some, unfinished
+from analysis.records.result_sets import Records
+from analysis.stats import transfer
+from analysis.stats.intervals import Estimate
 
 # Octaves within which an optimum counts as the same, and beyond which as moved. The paper's grid has steps of 0.26 to
 # 0.58 octaves, and "nearly invariant" cannot mean less than one of them.

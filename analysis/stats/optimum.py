@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.intervals import NO_NOISE, ONE_SIDED, TWO_SIDED, Estimate, Noise, t_quantile
+from analysis.stats.intervals import NO_NOISE, ONE_SIDED, TWO_SIDED, Estimate, Noise, t_quantile
 
 WINDOW_OCTAVES = 1.0  # either side of the grid minimum: a rate curve is steeper above its optimum than below
 

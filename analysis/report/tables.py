@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import sources, transfer
-from analysis.evidence.verdict import number_text
-from analysis.records import Records
+from analysis.claims.verdict import number_text
+from analysis.records import sources
+from analysis.records.result_sets import Records
+from analysis.stats import transfer
 
 UNFINISHED = [state for state in sources.STATES if state not in transfer.FINISHED]
 

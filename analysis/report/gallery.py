@@ -14,12 +14,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.evidence.transfer import tuned_rate
-from analysis.records import Records
+from analysis.claims.transfer import tuned_rate
+from analysis.records.result_sets import Records
 
 
 def at_tuned_rate(records: Records) -> list[str]:
-    """`--rate` for figures of trained models: the rate at which their claims are judged, see `analysis.evidence`."""
+    """`--rate` for figures of trained models: the rate at which their claims are judged, see `analysis.claims`."""
     cells = records.cells.get("lr_transfer")
     rate = math.nan if cells is None else tuned_rate(cells)
     return [] if math.isnan(rate) else ["--rate", repr(rate)]

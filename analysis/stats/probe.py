@@ -7,8 +7,8 @@ A probe makes ten updates. Its record has a line after each number of updates, 0
 import numpy as np
 import pandas as pd
 
-from analysis.growth import fitted_growth, fold_range
-from analysis.transfer import FINISHED, STATE_ORDER
+from analysis.stats.growth import fitted_growth, fold_range
+from analysis.stats.transfer import FINISHED, STATE_ORDER
 
 EXPERIMENT, MAKE_COMMAND = "init_probe", "make figures-init"
 METRICS = ["residual_rms", "update_rms"]
@@ -59,7 +59,7 @@ def range_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
 def growth_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
     """How `metric` grows with depth: `range_table` with the log-log slopes over each of `SLOPE_RANGES`.
 
-    Columns `slope_16_64`, `slope_16_64_sem`, `_seeds`, `_of_mean` and so on, see `analysis.growth.Growth`.
+    Columns `slope_16_64`, `slope_16_64_sem`, `_seeds`, `_of_mean` and so on, see `analysis.stats.growth.Growth`.
     """
     rows = []
     key = ["panel", "rule", "updates"]

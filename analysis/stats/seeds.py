@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.intervals import NO_NOISE, Noise
+from analysis.stats.intervals import NO_NOISE, Noise
 
 Floats = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.evidence.transfer import tuned_rate
-from analysis.evidence.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
-from analysis.intervals import Estimate, mean_over_seeds
-from analysis.records import Records
+from analysis.claims.transfer import tuned_rate
+from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
+from analysis.records.result_sets import Records
+from analysis.stats.intervals import Estimate, mean_over_seeds
 
 MIDDLE = (0.3, 0.6)  # where Figure 6 has most cosines of early and middle increments
 NEAR_ZERO = 0.15  # nearer to 0 than to the middle range

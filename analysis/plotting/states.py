@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
-from analysis import style
+from analysis.plotting import style
 
 STATE_MARKERS = {
     "diverged": "x",

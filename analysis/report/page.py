@@ -1,7 +1,7 @@
 """The report: every claim with its verdict, every figure, every optimum, in one page that needs nothing else.
 
-    python analysis/report.py [--runs DIR] [--results DIR] [--out DIR]
-    python analysis/report.py --readme README.md    only the verdicts on stored results, into that file
+    python -m analysis.report [--runs DIR] [--results DIR] [--out DIR]
+    python -m analysis.report --readme README.md   only the verdicts on stored results, into that file
 
 Reads the newest sweeps of this machine and all stored results; writes figures/report.html and figures/report.md.
 """
@@ -16,12 +16,13 @@ from pathlib import Path
 
 import jinja2
 
-from analysis import gallery, report_tables, script, style
-from analysis.claims import CLAIMS, assess
-from analysis.evidence.verdict import Finding, Verdict
-from analysis.gallery import Drawing
-from analysis.records import Records, find_records
-from analysis.report_tables import Table
+from analysis.claims.table import CLAIMS, assess
+from analysis.claims.verdict import Finding, Verdict
+from analysis.plotting import style
+from analysis.records.result_sets import Records, find_records
+from analysis.report import gallery, tables
+from analysis.report.gallery import Drawing
+from analysis.report.tables import Table
 from sweeper.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -53,7 +54,7 @@ class Section:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report. Exit status 0, or 2 on a `UserError`."""
-    parser = argparse.ArgumentParser(prog="report.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="stored results (default: results)")
@@ -88,10 +89,10 @@ def section(records: Records, anchor: str, drawings: list[Drawing]) -> Section:
         records.place,
         {claim.id: finding for claim, finding in assess(records)},
         drawings,
-        list(report_tables.optimum_tables(records)),
-        report_tables.progress_table(records),
-        report_tables.unfinished_table(records),
-        report_tables.provenance_table(records),
+        list(tables.optimum_tables(records)),
+        tables.progress_table(records),
+        tables.unfinished_table(records),
+        tables.provenance_table(records),
     )
 
 
@@ -152,7 +153,3 @@ def tied(text: str) -> str:
 def plural(verdict: Verdict, count: int) -> str:
     """1 holds, 2 hold."""
     return verdict if count == 1 else {Verdict.HOLDS: "hold", Verdict.FAILS: "fail"}.get(verdict, verdict)
-
-
-if __name__ == "__main__":
-    script.leave(main())

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis import transfer
+from analysis.stats import transfer
 from sweeper.errors import UserError
 
 EXPERIMENT, MAKE_COMMAND, RULE = "lr_transfer", "make sweep-lr-transfer", "linear"
-PRESETS = Path(__file__).resolve().parent.parent / "conf" / "preset"
+PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
 
 
 def add_rate_option(parser: argparse.ArgumentParser) -> None:

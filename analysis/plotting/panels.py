@@ -10,7 +10,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from analysis import style
+from analysis.plotting import style
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def panels(
 ) -> tuple[Figure, Any]:
     """A figure and its (n_rows, n_columns) axes, each panel `height` inches high.
 
-    `unfinished` leaves room at the foot for the legend of `analysis.states`.
+    `unfinished` leaves room at the foot for the legend of `analysis.plotting.states`.
     """
     bottom = frame.bottom + (0.2 if unfinished else 0.0)
     whole = frame.top + n_rows * height + (n_rows - 1) * frame.between_rows + bottom

@@ -1,0 +1,1 @@
+"""Where numbers come from: run directories, stored results, wandb."""

@@ -1,0 +1,1 @@
+"""Every claim, figure and optimum in one page: `python -m analysis.report`."""

@@ -1,0 +1,1 @@
+"""Numbers from records: optima, seeds, intervals, growth and transfer. Draws nothing."""

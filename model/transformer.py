@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
+from model.cpu.tied_embedding import tied
 from model.loss import head_cross_entropy, head_token_losses
-from model.tied import tied
 
 Observer = Callable[[int, Tensor], None]
 """Called with n = 0 (after the embedding) … N, the loop steps done, and the residual stream (B, T, D) there."""
@@ -146,7 +146,7 @@ class LoopedTransformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile the block once, on its first use; every layer, loop step, N and rule shares the result.
 
-        On a CPU in fp32 that is `model.compiled`; elsewhere `torch.compile`, block by block.
+        On a CPU in fp32 that is `model.cpu.segment`; elsewhere `torch.compile`, block by block.
         """
         self.compiled = True
         if self.rotary.device.type != "cpu":
@@ -154,7 +154,7 @@ class LoopedTransformer(nn.Module):
                 block.compile(dynamic=False)
 
     def compile_head(self) -> None:
-        """Compile final norm, head and loss too, on their first use, where `model.compiled_head` says that it pays.
+        """Compile final norm, head and loss too, on their first use, where `model.cpu.head` says that it pays.
 
         Some hundred training steps earn it back.
         """
@@ -179,7 +179,7 @@ class LoopedTransformer(nn.Module):
         if targets is None:
             return F.linear(self.final_norm(h), head)
         if self.head_compiled and self._on_cpu_in_fp32(h) and torch.is_grad_enabled():
-            from model.compiled_head import compiled_head_loss
+            from model.cpu.head import compiled_head_loss
 
             norm = self.final_norm
             loss = compiled_head_loss(h.flatten(0, 1), norm.weight, head, targets.flatten(), norm.eps)
@@ -208,7 +208,7 @@ class LoopedTransformer(nn.Module):
             observe(0, h)
         segments = self._segments()
         if self.compiled and self._on_cpu_in_fp32(h):
-            from model.compiled import Course, programs_for, run_stack  # takes a while to import
+            from model.cpu.segment import Course, programs_for, run_stack  # takes a while to import
 
             blocks = [cast(Block, block) for block in self.blocks]
             passes = programs_for(blocks[0], h)
@@ -226,7 +226,7 @@ class LoopedTransformer(nn.Module):
 
     @staticmethod
     def _on_cpu_in_fp32(h: Tensor) -> bool:
-        """Whether `model.compiled` and `model.compiled_head` are for residual streams like h."""
+        """Whether `model.cpu.segment` and `model.cpu.head` are for residual streams like h."""
         return h.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def _segments(self) -> list[range]:

@@ -11,7 +11,7 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
     """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
 
     Weights, their gradients and AdamW's two moments are fp32, with a bf16 copy of the weights under autocast; the tied
-    embedding has two gradients for a moment, the head's and the lookup's, unless `model.tied` makes them one.
+    embedding has two gradients for a moment, the head's and the lookup's, unless `model.cpu` makes them one.
     Activations are those that autograd keeps of an uncompiled model; a compiled one keeps fewer, attention's scores
     up to 512 tokens included, unless heads are narrower than 64. `benchmarks/memory.py` finds
     some peaks up to 6% above.

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model import products
-from model.compiled import compile_parts
+from model.cpu import matmul
+from model.cpu.segment import compile_parts
 
 
 def pairs(x: Tensor, weight: Tensor, grad: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -37,11 +37,11 @@ def assert_products(found: list[Tensor], operands: list[Tensor]) -> None:
 
 
 def test_called_from_python(operands) -> None:
-    assert_products([products.by_onednn(a, b) for a, b in pairs(*operands)], operands)
+    assert_products([matmul.by_onednn(a, b) for a, b in pairs(*operands)], operands)
 
 
 def test_called_from_a_compiled_program(operands) -> None:
-    traced = make_fx(lambda *inputs: [products.onednn_mm(a, b) for a, b in pairs(*inputs)], tracing_mode="fake")(
+    traced = make_fx(lambda *inputs: [matmul.onednn_mm(a, b) for a, b in pairs(*inputs)], tracing_mode="fake")(
         *operands
     )
     [program] = compile_parts(traced, operands, backward=False)
@@ -60,14 +60,14 @@ def test_called_from_a_compiled_program(operands) -> None:
 )
 def test_which_machines_take_onednn(monkeypatch, cpu, expected) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert products.machine_prefers_onednn.__wrapped__() == expected
+    assert matmul.machine_prefers_onednn.__wrapped__() == expected
 
 
 def test_only_large_fp32_products_of_a_cpu_are_in_question(monkeypatch) -> None:
-    monkeypatch.setattr(products, "machine_prefers_onednn", lambda: True)
-    monkeypatch.setattr(products, "onednn_mm", lambda a, b: None)
+    monkeypatch.setattr(matmul, "machine_prefers_onednn", lambda: True)
+    monkeypatch.setattr(matmul, "onednn_mm", lambda a, b: None)
     x = torch.randn(64, 64)
-    monkeypatch.setattr(products, "FEW", 64**3)
-    assert products.mm(x, x) is None
-    assert torch.equal(products.mm(x[:63], x), x[:63] @ x)
-    assert products.mm(x.double(), x.double()).dtype == torch.float64
+    monkeypatch.setattr(matmul, "FEW", 64**3)
+    assert matmul.mm(x, x) is None
+    assert torch.equal(matmul.mm(x[:63], x), x[:63] @ x)
+    assert matmul.mm(x.double(), x.double()).dtype == torch.float64

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import RULES, compiled, compiled_head, products, residual_scale, spelled
+from model import RULES, residual_scale
+from model.cpu import head, matmul, rewrites, segment
 
 REL = 1e-5  # of the norm, fp32: fused kernels add in another order
 
@@ -44,10 +45,10 @@ def test_loss_and_gradients_agree(make_model, tokens, n_loops, rule, recompute) 
 @pytest.mark.parametrize(("short", "queries"), [(0, 64), (1024, 64), (1024, 6)], ids=["flash", "scores", "by-queries"])
 @pytest.mark.parametrize("tokens_per_width", [0, 1e9], ids=["transposed", "as-stored"])
 def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, tokens_per_width, short, queries) -> None:
-    monkeypatch.setattr(compiled, "SHORT", short)
-    monkeypatch.setattr(spelled, "QUERIES_AT_ONCE", queries)
-    monkeypatch.setattr(compiled, "TOKENS_PER_WIDTH", tokens_per_width)
-    monkeypatch.setattr(compiled, "programs", compiled.programs.__wrapped__)
+    monkeypatch.setattr(segment, "SHORT", short)
+    monkeypatch.setattr(rewrites, "QUERIES_AT_ONCE", queries)
+    monkeypatch.setattr(segment, "TOKENS_PER_WIDTH", tokens_per_width)
+    monkeypatch.setattr(segment, "programs", segment.programs.__wrapped__)
     plain, fast = make_model(n_loops=2), make_model(n_loops=2)
     fast.compile_blocks()
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
@@ -57,13 +58,13 @@ def test_every_spelling_of_a_block_agrees(make_model, tokens, monkeypatch, token
 
 @pytest.mark.parametrize("tokens_per_width", [0, 1e9], ids=["transposed", "as-stored"])
 def test_products_by_onednn_agree(make_model, tokens, monkeypatch, tokens_per_width) -> None:
-    by_onednn, shapes = products.onednn_mm, []
-    monkeypatch.setattr(products, "machine_prefers_onednn", lambda: True)
-    monkeypatch.setattr(products, "FEW", 0)
-    monkeypatch.setattr(products, "onednn_mm", lambda a, b: shapes.append((a.shape, b.shape)) or by_onednn(a, b))
-    monkeypatch.setattr(compiled, "TOKENS_PER_WIDTH", tokens_per_width)
-    monkeypatch.setattr(compiled, "programs", compiled.programs.__wrapped__)
-    monkeypatch.setattr(compiled_head, "head_program", compiled_head.head_program.__wrapped__)
+    by_onednn, shapes = matmul.onednn_mm, []
+    monkeypatch.setattr(matmul, "machine_prefers_onednn", lambda: True)
+    monkeypatch.setattr(matmul, "FEW", 0)
+    monkeypatch.setattr(matmul, "onednn_mm", lambda a, b: shapes.append((a.shape, b.shape)) or by_onednn(a, b))
+    monkeypatch.setattr(segment, "TOKENS_PER_WIDTH", tokens_per_width)
+    monkeypatch.setattr(segment, "programs", segment.programs.__wrapped__)
+    monkeypatch.setattr(head, "head_program", head.head_program.__wrapped__)
     plain, fast = make_model(n_loops=2), make_model(n_loops=2)
     fast.compile_blocks()
     fast.compile_head()
@@ -82,7 +83,7 @@ def test_one_compiled_block_serves_every_loop_count_rule_and_depth(make_model, t
         model = make_model(**shape)
         model.compile_blocks()
         model(inputs, targets).backward()
-        return compiled.programs.cache_info().misses
+        return segment.programs.cache_info().misses
 
     first = train(n_loops=2, residual_scale=0.5)
     assert train(n_loops=5, residual_scale=0.125) == first
@@ -106,17 +107,17 @@ def test_compiled_stack_shows_an_observer_the_same_stream(make_model, tokens) ->
 def test_the_compiled_head_is_cross_entropy(make_model, tokens, gain) -> None:
     """With logits hundreds of nats apart too, where most probabilities are zero in fp32."""
     targets, found = tokens.flatten(), {}
-    for head in ("plain", "compiled"):
+    for kind in ("plain", "compiled"):
         model = make_model()
         torch.nn.init.constant_(model.final_norm.weight, gain)
         h = torch.randn(len(targets), 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
         norm, weight = model.final_norm, model.embedding.weight
-        if head == "plain":
+        if kind == "plain":
             loss = F.cross_entropy(norm(h) @ weight.T, targets)
         else:
-            loss = compiled_head.compiled_head_loss(h, norm.weight, weight, targets, norm.eps)
+            loss = head.compiled_head_loss(h, norm.weight, weight, targets, norm.eps)
         (3 * loss).backward()
-        found[head] = {"loss": loss.detach(), "h": h.grad, "gain": norm.weight.grad, "weight": weight.grad}
+        found[kind] = {"loss": loss.detach(), "h": h.grad, "gain": norm.weight.grad, "weight": weight.grad}
     assert (found["plain"]["loss"] > 100) == (gain > 1)
     assert_close(found["compiled"], found["plain"])
 
@@ -125,8 +126,8 @@ def test_a_large_head_is_not_compiled(make_model, tokens, monkeypatch) -> None:
     def never(*_) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(compiled_head, "head_program", never)
-    monkeypatch.setattr(compiled_head, "FEW_LOGITS", 61 * tokens.numel() - 1)
+    monkeypatch.setattr(head, "head_program", never)
+    monkeypatch.setattr(head, "FEW_LOGITS", 61 * tokens.numel() - 1)
     plain, fast = make_model(), make_model()
     fast.compile_head()
     assert fast(tokens, tokens).item() == pytest.approx(plain_loss(plain, tokens, tokens).item(), rel=REL)
@@ -136,14 +137,14 @@ def test_a_head_that_does_not_compile_is_tried_once(make_model, tokens, monkeypa
     def no_compiler(*_, **__) -> None:
         raise RuntimeError("no g++\nand much more")
 
-    monkeypatch.setattr(compiled_head, "compile_parts", no_compiler)
-    monkeypatch.setattr(compiled_head, "head_program", functools.cache(compiled_head.head_program.__wrapped__))
+    monkeypatch.setattr(head, "compile_parts", no_compiler)
+    monkeypatch.setattr(head, "head_program", functools.cache(head.head_program.__wrapped__))
     plain, fast = make_model(), make_model()
     fast.compile_head()
     expected = plain_loss(plain, tokens, tokens).item()
     for _ in range(2):
         assert fast(tokens, tokens).item() == pytest.approx(expected, rel=REL)
-    told = [record.message for record in caplog.records if record.name == compiled_head.__name__]
+    told = [record.message for record in caplog.records if record.name == head.__name__]
     assert told == ["cannot compile the head (no g++); going on without"]
 
 
@@ -151,7 +152,7 @@ def test_where_nothing_compiles_the_model_runs_uncompiled(make_model, tokens, mo
     def no_compiler(*_) -> None:
         raise RuntimeError("no g++\nand much more")
 
-    monkeypatch.setattr(compiled, "programs", no_compiler)
+    monkeypatch.setattr(segment, "programs", no_compiler)
     plain, fast = make_model(), make_model()
     fast.compile_blocks()
     assert torch.equal(fast(tokens), plain(tokens))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model.products import mm
+from model.cpu.matmul import mm
 
 QUERIES_AT_ONCE = 64  # rows of the causal square that are multiplied with every key up to their last
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model.compiled import compile_parts
-from model.products import mm
+from model.cpu.matmul import mm
+from model.cpu.segment import compile_parts
 
 FEW_LOGITS = 2**22  # tokens × vocabulary up to which one program is faster than `model.loss`
 log = logging.getLogger(__name__)

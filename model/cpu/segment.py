@@ -1,8 +1,9 @@
 """The looped stack of a CPU run as compiled programs, called from one autograd node.
 
-A block is compiled once, forward and backward, as `model.spelled` writes it; every layer, loop step, N and rule uses
-the same two programs, because weights, ε and the rotary table are their inputs. `torch.compile` on the module would go
-through guards and an autograd node of its own at every application, which at small widths is a quarter of the step.
+A block is compiled once, forward and backward, as `model.cpu.rewrites` writes it; every layer, loop step, N and rule
+uses the same two programs, because weights, ε and the rotary table are their inputs. `torch.compile` on the module
+would go through guards and an autograd node of its own at every application, which at small widths is a quarter of the
+step.
 """
 
 import hashlib
@@ -26,9 +27,9 @@ from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model import products
 from model.config import ModelConfig
-from model.spelled import DECOMPOSITIONS, Spelled
+from model.cpu import matmul
+from model.cpu.rewrites import DECOMPOSITIONS, Spelled
 from model.transformer import Block, Observer, rotary_table
 
 SHORT = 512  # tokens up to which keeping all scores is faster than the flash kernel, which computes them twice
@@ -41,7 +42,7 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
 
     Each takes a list of tensors, which it empties, and is called without guards.
     """
-    products.lower_for_inductor()
+    matmul.lower_for_inductor()
     made: list[Any] = []
 
     def keep(*args: Any, **kwargs: Any) -> Any:
@@ -66,7 +67,7 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
 
 def _tag() -> str:
     """What a program on disk depends on that torch leaves out of its key: the vector instructions, and our lowering."""
-    return f"{pick_vec_isa()} {hashlib.sha256(Path(products.__file__).read_bytes()).hexdigest()}"
+    return f"{pick_vec_isa()} {hashlib.sha256(Path(matmul.__file__).read_bytes()).hexdigest()}"
 
 
 class Programs:
@@ -91,7 +92,7 @@ class Programs:
             weights, transposed = inputs[: len(names)], inputs[len(names) : len(layer)]
             scale, x, rotary, *masks = inputs[len(layer) :]
             matrices = [weight for weight in weights if weight.dim() == 2]
-            if not transposed and products.prefers_onednn(inputs[0]):
+            if not transposed and matmul.prefers_onednn(inputs[0]):
                 transposed = tuple(weight.mT for weight in matrices)
             state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
             with Spelled(masks[0] if masks else None, dict(zip(map(id, matrices), transposed, strict=False))):

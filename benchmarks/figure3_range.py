@@ -19,8 +19,9 @@ import torch
 from model import LoopedTransformer, ModelConfig, ParameterRow, parameter_table
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
 from sweeper.records.run_dir import RunDir
-from sweeper.run.spec import Execution, ProbeConfig
-from sweeper.run.stop import Stop
+from sweeper.run.execution import Execution
+from sweeper.run.spec import ProbeConfig
+from sweeper.run.stop import StopFlag
 from sweeper.training.probe import Probe
 from sweeper.training.readouts import stream_readouts
 
@@ -76,7 +77,7 @@ def carry_out(name: str, d_model: int, threads: int, vocabulary: int, text: Call
             probe.rows = text()
         for when in ("before", "after"):
             if when == "after":
-                assert probe.run(Stop(), lambda progress: None) is not None
+                assert probe.run(StopFlag(), lambda progress: None) is not None
             rms = [line["residual_rms"] for line in rundir.read_metrics()] or [stream_rms(probe)]
             for vectors, cosines in (("per token", per_token(probe)), ("all tokens", flattened(probe))):
                 pairs = cosines[~torch.eye(LOOPS, dtype=torch.bool)]

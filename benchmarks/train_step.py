@@ -37,8 +37,9 @@ from sweeper.execution.worker_pool import worker_environment
 from sweeper.hardware import peak_flops
 from sweeper.records.provenance import provenance
 from sweeper.records.run_dir import RunDir
+from sweeper.run.execution import Execution
 from sweeper.run.schedule import Schedule
-from sweeper.run.spec import Execution, RunConfig
+from sweeper.run.spec import RunConfig
 from sweeper.training.trainer import Trainer
 
 PRESETS = Path(__file__).parent.parent / "conf" / "preset"

@@ -36,7 +36,7 @@ def _train_one(config: DictConfig) -> None:
     from sweeper.execution.execute_run import execute_run
     from sweeper.records.run_dir import RunDir
     from sweeper.run.outcome import Outcome
-    from sweeper.run.stop import Stop
+    from sweeper.run.stop import StopFlag
 
     roots = {name: Path(str(config.paths[name])) for name in ("runs", "data")}
     run = resolve(config, "unprepared")
@@ -45,8 +45,8 @@ def _train_one(config: DictConfig) -> None:
     run = resolve(config, prepare_data(data_spec(config), roots["data"], print).hash)
     rundir = RunDir(roots["runs"] / run.config.run_id)
     labels = {"rule": run.axes["rule"], "preset": str(config.preset), "panels": [run.axes["panel"]]}
-    rundir.freeze(run.config, run.execution, labels)
-    stop = Stop()
+    rundir.write_config(run.config, run.execution, labels)
+    stop = StopFlag()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())
     terminal = os.fdopen(os.dup(1), "w", buffering=1)  # standard output goes to the run's log meanwhile
@@ -58,7 +58,7 @@ def _train_one(config: DictConfig) -> None:
             f"step {p.step}/{p.steps}  loss {p.loss:.4f}  {p.tokens_per_second:,.0f} tokens/s", file=terminal
         ),
     )
-    if outcome in (Outcome.ERROR, Outcome.REFUSED, Outcome.OWNED, Outcome.STOPPED):
+    if outcome in (Outcome.ERROR, Outcome.INVALID, Outcome.LOCKED, Outcome.STOPPED):
         raise UserError(f"{rundir.path}: {outcome}: {reason}")
     result = rundir.result()
     assert result is not None

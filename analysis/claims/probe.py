@@ -67,7 +67,7 @@ def update_saturates(records: Records, panel: str) -> Finding:
     spread = mean_over_seeds(octaves.max(axis=-1) - octaves.min(axis=-1))
     last = mean_over_seeds(octaves[:, -1] - octaves[:, list(n).index(SATURATED)])
     found = every([judge(spread, high=SPREAD_OCTAVES), judge(last, -HALF_STEP, HALF_STEP)])
-    return found.saying(f"{_fold(spread)} over N = 1…{LARGEST}; {_fold(last)} from {SATURATED} to {LARGEST}")
+    return found.with_text(f"{_fold(spread)} over N = 1…{LARGEST}; {_fold(last)} from {SATURATED} to {LARGEST}")
 
 
 def increments_align(records: Records, panel: str) -> Finding:
@@ -113,7 +113,7 @@ def _growth(
     largest = exponents.max(axis=1) if high > HALF_STEP else exponents[np.arange(len(values)), abs(exponents).argmax(1)]
     estimate = mean_over_seeds(largest)
     axis = "L" if panel in ("fig2a", "fig2b", "fig2c") else "N"
-    return judge(estimate, low, high).saying(f"∝ {axis}^{as_text(estimate, '.2f')}, {axis} = {n[0]:g}…{n[-1]:g}")
+    return judge(estimate, low, high).with_text(f"∝ {axis}^{as_text(estimate, '.2f')}, {axis} = {n[0]:g}…{n[-1]:g}")
 
 
 def _exponent(n: Floats, values: Floats) -> float:

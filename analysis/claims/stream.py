@@ -32,7 +32,7 @@ def increments_agree(records: Records, n_loops: int = 8) -> Finding:
         lasts.append(max(matrix[:-1, -1].mean() for matrix in of_seed.values()))
     share, last = mean_over_seeds(np.array(shares)), mean_over_seeds(np.array(lasts))
     found = every([judge(share, low=0.5), judge(last, high=NEAR_ZERO)])
-    return found.saying(
+    return found.with_text(
         f"share of early and middle pairs in {MIDDLE[0]}…{MIDDLE[1]} at least {as_text(share, '.2f')}; "
         f"mean with the last step at most {as_text(last, '.2f')}"
     )
@@ -55,7 +55,7 @@ def last_step_weakest(records: Records, n_loops: int = 4) -> Finding:
         margins.append(min(value for n_layers, value in last.items() if n_layers != shallow) - last[shallow])
     estimates = [mean_over_seeds(np.array(values)) for values in (positive, drops, margins)]
     least, drop, margin = (as_text(estimate, "+.2f") for estimate in estimates)
-    return every([judge(estimate, low=0.0) for estimate in estimates]).saying(
+    return every([judge(estimate, low=0.0) for estimate in estimates]).with_text(
         f"early and middle pairs at least {least}, above the last step's by {drop}; L_ref's lower by {margin}"
     )
 
@@ -72,7 +72,7 @@ def norms_converge(records: Records) -> Finding:
     octaves = np.log2(final["mean"]).groupby([final["seed"], final["n_layers"]]).agg(lambda of: of.max() - of.min())
     spread = mean_over_seeds(octaves.groupby("seed").max().to_numpy(dtype=float))
     fold = Estimate(2**spread.value, 2**spread.low, 2**spread.high)
-    return judge(spread, high=NORM_OCTAVES, reason="interval spans √2").saying(
+    return judge(spread, high=NORM_OCTAVES, reason="interval spans √2").with_text(
         f"largest ratio within a depth {as_text(fold, '.2f')}"
     )
 

@@ -36,7 +36,7 @@ def linear_transfers(records: Records) -> Finding:
     row, origin, widest = max(shifts, key=lambda one: _reach(one[2]))
     where = f"L = {row['n_layers']}, N = {row['n_loops']}"
     regret = max((_estimate(row, "regret_nats") for row in rows), key=lambda one: one.value)
-    return found.saying(
+    return found.with_text(
         f"widest shift {_shift_text(row, widest)} octaves from {origin} at {where}; "
         f"largest regret {as_text(regret, '.4f')} nats"
     )
@@ -54,7 +54,7 @@ def sqrt_shifts(records: Records) -> Finding:
     shifts = [_estimate(row, "fitted_shift_octaves") for row in rows]
     moved = some([_opposite(_same(shift, every_row)) for shift in shifts])
     texts = [f"{_shift_text(row, shift)} at N = {row['n_loops']}" for row, shift in zip(rows, shifts, strict=True)]
-    return moved.saying("octaves from N = 1: " + ", ".join(texts))
+    return moved.with_text("octaves from N = 1: " + ", ".join(texts))
 
 
 def linear_gains(records: Records) -> Finding:
@@ -70,7 +70,9 @@ def linear_gains(records: Records) -> Finding:
     best, fixed = (_estimate(rows[0], name) for name in ("best_gain_nats", "reference_gain_nats"))
     if math.isnan(best.value):
         return Finding(Verdict.INCONCLUSIVE, why="every run diverged under both rules")
-    return judge(best, low=0.0).saying(f"{as_text(best, '+.4f')} nats; {as_text(fixed, '+.4f')} at N = 1's best rate")
+    return judge(best, low=0.0).with_text(
+        f"{as_text(best, '+.4f')} nats; {as_text(fixed, '+.4f')} at N = 1's best rate"
+    )
 
 
 def deep_diverges(records: Records) -> Finding:

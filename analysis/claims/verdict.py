@@ -31,7 +31,7 @@ class Finding:
     measured: str = ""
     why: str = ""
 
-    def saying(self, measured: str) -> "Finding":
+    def with_text(self, measured: str) -> "Finding":
         """The same with other words for what was measured."""
         return Finding(self.verdict, measured, self.why)
 

@@ -8,14 +8,15 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.cli.status_table import MOVING, status_table, sweep_status, watch
+from sweeper.cli.status_table import MOVING, status_table, watch
 from sweeper.errors import UserError
+from sweeper.execution.slurm.status import sweep_status
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, sweep_rows
 from sweeper.records.sweep_manifest import Sweep, manifests
 
 RETRIED = (State.FAILED, State.LOST, State.TIMEOUT)
-STORIES = (*RETRIED, State.RUNNING)  # whose logs are shown unless a run is named
+LOGGED_STATES = (*RETRIED, State.RUNNING)  # whose logs are shown unless a run is named
 
 
 class SweepCommands:
@@ -66,7 +67,8 @@ class SweepCommands:
         if not again:
             self.console.print(f"nothing to retry: no run of {self.sweep.name} is {', '.join(RETRIED)}")
             return
-        from sweeper.grid.build import Roots, default_workers, execute_plan, saved_plan
+        from sweeper.execution.local import default_workers, execute_plan
+        from sweeper.grid.build import Roots, saved_plan
 
         roots = Roots(self.runs, self.sweeps, data)
         if submitted := submissions(self.sweeps, self.sweep.name):
@@ -112,7 +114,7 @@ class SweepCommands:
         from sweeper.execution.slurm.submission import submissions
 
         if run is None:
-            chosen = [run_id for run_id, status in self._statuses().items() if status.state in STORIES]
+            chosen = [run_id for run_id, status in self._statuses().items() if status.state in LOGGED_STATES]
         else:
             chosen = [run_id for run_id in self.sweep.run_ids if run in run_id]
             if not chosen:
@@ -120,7 +122,7 @@ class SweepCommands:
         job_logs = {
             run_id: submission.log(*place)
             for submission in submissions(self.sweeps)
-            for run_id, place in submission.places()
+            for run_id, place in submission.jobs_by_run()
         }
         for run_id in chosen:
             rundir, job_log = RunDir(self.runs / run_id), job_logs.get(run_id)

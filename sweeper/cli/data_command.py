@@ -33,7 +33,9 @@ def prepare(overrides: Sequence[str]) -> None:
 
         values = OmegaConf.to_container(config.hydra.launcher, resolve=True)
         assert isinstance(values, dict)
-        options = SlurmOptions.of({key: value for key, value in values.items() if key not in ("_target_", "plan_only")})
+        options = SlurmOptions.from_dict(
+            {key: value for key, value in values.items() if key not in ("_target_", "plan_only")}
+        )
         submit_data(spec, root, options, console)
         return
     manifest = prepare_in_view(spec, root, console)

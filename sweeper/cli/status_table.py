@@ -4,16 +4,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sweeper.execution.slurm.queue import run_jobs
-from sweeper.execution.slurm.submission import submissions
-from sweeper.records.status import FINISHED, RunStatus, State, cluster_status, run_status
+from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
 
 COLUMNS = ("panel", "L", "N", "rate", "seed", "state", "step", "loss", "tokens/s", "left", "job", "reason")
@@ -28,18 +25,6 @@ STYLES = {
     "lost": "red",
 }
 MOVING = (State.PENDING, State.RUNNING, State.PREEMPTED)
-
-
-def sweep_status(sweep: Sweep, runs: Path, sweeps: Path) -> dict[str, RunStatus]:
-    """Where every run of a sweep stands: its directory, and what SLURM says of those that are not finished.
-
-    Costs one squeue and at most one sacct, however many runs there are, and none if all are finished or none was ever
-    submitted to SLURM.
-    """
-    statuses = {run_id: run_status(runs / run_id) for run_id in sweep.run_ids}
-    open_runs = [run_id for run_id, status in statuses.items() if status.state not in FINISHED]
-    jobs = run_jobs(submissions(sweeps), open_runs)
-    return {run_id: cluster_status(status, jobs.get(run_id)) for run_id, status in statuses.items()}
 
 
 def status_table(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> Text:

@@ -11,10 +11,10 @@ from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table
 from sweeper.config.schema import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
+from sweeper.run.execution import MODES, Execution, Tracking
 from sweeper.run.memory import needs_recompute
 from sweeper.run.schedule import Schedule
-from sweeper.run.spec import KINDS, AnyRun, Execution, ProbeConfig, RunConfig, TheoryConfig
-from sweeper.run.tracking import MODES, Tracking
+from sweeper.run.spec import KINDS, AnyRun, ProbeConfig, RunConfig, TheoryConfig
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class ExecutionSection:
 
 @dataclass
 class TrackingSection:
-    """Where runs are mirrored to, see `sweeper.run.tracking`."""
+    """Where runs are mirrored to, see `sweeper.run.execution.Tracking`."""
 
     mode: str = MISSING
     project: str = MISSING

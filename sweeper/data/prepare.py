@@ -15,9 +15,9 @@ import numpy as np
 from sweeper.data import pypi, sources
 from sweeper.data.document import SPLITS, Unit
 from sweeper.data.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, Shard, canonical_sha256, file_sha256
-from sweeper.data.shards import Piece, assemblies
+from sweeper.data.shards import TokenizeUnit, shard_tasks
 from sweeper.data.spec import DataSpec
-from sweeper.data.task_pool import Progress, Watch, carry_out
+from sweeper.data.task_pool import Progress, Watch, run_tasks
 from sweeper.data.tokenizer import build_tokenizer, load_tokenizer
 from sweeper.errors import UserError
 from sweeper.files import no_space, replacing
@@ -77,7 +77,7 @@ def prepare_data(
     return manifest
 
 
-def pieces(spec: DataSpec, root: Path, report: pypi.Report) -> list[Piece]:
+def tokenize_tasks(spec: DataSpec, root: Path, report: pypi.Report) -> list[TokenizeUnit]:
     """The tasks that make all text into tokens, wherever they are then carried out; fetches what they need.
 
     Raises `UserError` when the text or the tokenizer cannot be had.
@@ -93,7 +93,7 @@ def pieces(spec: DataSpec, root: Path, report: pypi.Report) -> list[Piece]:
     work.mkdir(parents=True, exist_ok=True)
     with replacing(file) as copy:
         copy.write(tokenizer.content)
-    return [Piece(unit, tokenizer.kind, file, work / "pieces") for unit in units]
+    return [TokenizeUnit(unit, tokenizer.kind, file, work / "pieces") for unit in units]
 
 
 def work_directory(spec: DataSpec, root: Path) -> Path:
@@ -142,10 +142,10 @@ def _prepare(
     spec: DataSpec, root: Path, directory: Path, report: pypi.Report, watch: Watch, workers: int | None
 ) -> None:
     """Do whatever is not done yet, and give the result its name."""
-    tasks = pieces(spec, root, report)
+    tasks = tokenize_tasks(spec, root, report)
     tokenizer = load_tokenizer(tasks[0].kind, tasks[0].tokenizer)
     report(f"tokenizing {spec.source} with {tokenizer.kind} {tokenizer.vocab_size}")
-    counts = [record["splits"] for record in carry_out("tokenizing", tasks, watch, workers)]
+    counts = [record["splits"] for record in run_tasks("tokenizing", tasks, watch, workers)]
     totals = {split: _sum(count[split] for count in counts) for split in SPLITS}
     for split in SPLITS:
         if not totals[split]["documents"]:
@@ -155,8 +155,8 @@ def _prepare(
     shards = {}
     for split in SPLITS:
         made = [(task.file(split), count[split]["tokens"]) for task, count in zip(tasks, counts, strict=True)]
-        shards[split] = assemblies(made, spec.shard_tokens, token_bytes, prepared / split, work / "shards")
-    records = iter(carry_out("writing shards", [*shards["train"], *shards["val"]], watch, workers))
+        shards[split] = shard_tasks(made, spec.shard_tokens, token_bytes, prepared / split, work / "shards")
+    records = iter(run_tasks("writing shards", [*shards["train"], *shards["val"]], watch, workers))
     report("writing the manifest")
     with replacing(prepared / tokenizer.file) as copy:
         copy.write(tokenizer.content)

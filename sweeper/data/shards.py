@@ -24,7 +24,7 @@ _COPIED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenizeUnit:
     """Task: tokens of one unit, a file of raw little-endian ids for each split; every document begins with BOS.
 
     Attributes:
@@ -81,7 +81,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Assembly:
+class WriteShard:
     """Task: one shard, put together from slices of pieces.
 
     Attributes:
@@ -118,9 +118,9 @@ class Assembly:
         return {"tokens": self.size // self.token_bytes, "sha256": digest.hexdigest()}
 
 
-def assemblies(
+def shard_tasks(
     pieces: Sequence[tuple[Path, int]], shard_tokens: int, token_bytes: int, stem: Path, records: Path
-) -> list[Assembly]:
+) -> list[WriteShard]:
     """The shards of a split: files of `shard_tokens` tokens each, the last one shorter.
 
     Args:
@@ -143,7 +143,7 @@ def assemblies(
             start += length
             room -= length
     return [
-        Assembly(stem.with_name(f"{stem.name}-{number:05d}.bin"), tuple(slices), token_bytes, records)
+        WriteShard(stem.with_name(f"{stem.name}-{number:05d}.bin"), tuple(slices), token_bytes, records)
         for number, slices in enumerate(shards)
     ]
 

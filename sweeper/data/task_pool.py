@@ -59,7 +59,7 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
-def carry_out(stage: str, tasks: Sequence[Task], watch: Watch, workers: int | None = None) -> list[Record]:
+def run_tasks(stage: str, tasks: Sequence[Task], watch: Watch, workers: int | None = None) -> list[Record]:
     """Do the tasks that have no record, in processes where that pays; returns the records of all, in order.
 
     Args:
@@ -116,7 +116,7 @@ def _do(task: Task) -> Record:
 
 
 def _settle_in() -> None:
-    """In a new process of the crew: threads for one core; signals are the parent's, and its end is this one's."""
+    """In a new process of the pool: threads for one core; signals are the parent's, and its end is this one's."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for number in (signal.SIGINT, signal.SIGUSR2):  # Ctrl-C, and SLURM's warning
         signal.signal(number, signal.SIG_IGN)

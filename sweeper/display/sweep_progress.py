@@ -63,7 +63,7 @@ class SweepView:
         del self._slots[slot]
         self._counts[outcome] += 1
         self._spent += self._costs[run_id]
-        if outcome in (Outcome.ERROR, Outcome.REFUSED, Outcome.OWNED):
+        if outcome in (Outcome.ERROR, Outcome.INVALID, Outcome.LOCKED):
             self._say(f"{run_id}: {outcome}: {reason}", style="red")
         elif not self._console.is_terminal:
             self._say(f"{run_id} {outcome} {reason} {self._summary()}")

@@ -13,24 +13,26 @@ from typing import Any
 from sweeper.data import open_data
 from sweeper.errors import UserError
 from sweeper.files import no_space
-from sweeper.records.lock import RunLock, RunOwned
+from sweeper.records.lock import RunLock, RunLocked
 from sweeper.records.provenance import provenance
 from sweeper.records.redact import redact
 from sweeper.records.run_dir import RunDir
+from sweeper.run.execution import Execution
 from sweeper.run.outcome import Outcome
-from sweeper.run.spec import Execution, ProbeConfig, RunConfig, TheoryConfig
-from sweeper.run.stop import Stop
+from sweeper.run.progress import Progress, Reporter
+from sweeper.run.spec import ProbeConfig, RunConfig, TheoryConfig
+from sweeper.run.stop import StopFlag
 from sweeper.tracking.client import mirrored
-from sweeper.training.distributed import CalledOff, Seat
+from sweeper.training.distributed import RankInfo, RunCancelled
 from sweeper.training.probe import Probe
 from sweeper.training.toy import run_theory
-from sweeper.training.trainer import Progress, Reporter, Trainer
+from sweeper.training.trainer import Trainer
 
 PROGRESS_SECONDS = 5.0  # between writes of progress.json
 
 
 def execute_run(
-    run_path: Path, data_root: Path, stop: Stop, report: Reporter, seat: Seat | None = None
+    run_path: Path, data_root: Path, stop: StopFlag, report: Reporter, rank_info: RankInfo | None = None
 ) -> tuple[Outcome, str]:
     """Train the run in `run_path` to its end, or until `stop` is set.
 
@@ -42,40 +44,42 @@ def execute_run(
         data_root: directory of prepared data.
         stop: ends the run at its next step, resumable.
         report: called with progress.
-        seat: of this process; None if it trains alone.
+        rank_info: of this process; None if it trains alone.
 
     Returns:
         The outcome and, unless it went well, the reason in one line.
     """
-    rundir, seat = RunDir(run_path), seat or Seat()
-    if seat.rank > 0:
-        return _attempt(rundir, data_root, stop, report, seat)
+    rundir, rank_info = RunDir(run_path), rank_info or RankInfo()
+    if rank_info.rank > 0:
+        return _attempt(rundir, data_root, stop, report, rank_info)
     try:
-        with RunLock(rundir.lock, stop), _logging_to(rundir.log), mirrored(rundir, seat.size, report) as report:
-            return _attempt(rundir, data_root, stop, report, seat)
-    except RunOwned as owner:
-        seat.call_off()
-        return Outcome.STOPPED if stop.is_set() else Outcome.OWNED, str(owner)
+        with RunLock(rundir.lock, stop), _logging_to(rundir.log), mirrored(rundir, rank_info.size, report) as report:
+            return _attempt(rundir, data_root, stop, report, rank_info)
+    except RunLocked as owner:
+        rank_info.cancel()
+        return Outcome.STOPPED if stop.is_set() else Outcome.LOCKED, str(owner)
     except UserError as error:
-        return Outcome.REFUSED, redact(str(error))
+        return Outcome.INVALID, redact(str(error))
     except OSError as error:
         if not _disk_is_full(error):
             raise
-        return Outcome.REFUSED, redact(str(no_space(run_path)))
+        return Outcome.INVALID, redact(str(no_space(run_path)))
 
 
 def _disk_is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
-def _attempt(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, seat: Seat) -> tuple[Outcome, str]:
+def _attempt(
+    rundir: RunDir, data_root: Path, stop: StopFlag, report: Reporter, rank_info: RankInfo
+) -> tuple[Outcome, str]:
     try:
-        return _carry_out(rundir, data_root, stop, report, seat)
-    except CalledOff as reason:
-        return Outcome.OWNED, str(reason)
+        return _run(rundir, data_root, stop, report, rank_info)
+    except RunCancelled as reason:
+        return Outcome.LOCKED, str(reason)
     except UserError as error:
         print(redact(str(error)), flush=True)
-        return Outcome.REFUSED, redact(str(error))
+        return Outcome.INVALID, redact(str(error))
     except Exception as error:
         if _disk_is_full(error):
             raise  # the log is on the same disk
@@ -83,20 +87,20 @@ def _attempt(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, seat
         return Outcome.ERROR, redact(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, seat: Seat) -> tuple[Outcome, str]:
-    finished = rundir.result() if seat.rank == 0 else None
+def _run(rundir: RunDir, data_root: Path, stop: StopFlag, report: Reporter, rank_info: RankInfo) -> tuple[Outcome, str]:
+    finished = rundir.result() if rank_info.rank == 0 else None
     if finished is not None:
-        seat.call_off()
+        rank_info.cancel()
         return Outcome(finished["state"]), finished["reason"]
     config, execution = rundir.load()
-    if seat.rank == 0:
+    if rank_info.rank == 0:
         origin = provenance()  # now: the checkout may move on while the run trains
         rundir.clear_failure()
         report = _noting_progress(rundir, report)
     match config:
         case RunConfig():
             data = open_data(config.data, data_root)
-            ranks = seat.join(execution.device, stop)
+            ranks = rank_info.join(execution.device, stop)
             outcome = Trainer(rundir, config, execution, data, ranks).run(stop, report)
             ranks.leave()
         case ProbeConfig():
@@ -105,18 +109,18 @@ def _carry_out(rundir: RunDir, data_root: Path, stop: Stop, report: Reporter, se
             outcome = run_theory(rundir, config, stop, report)
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
-    if seat.rank == 0:
-        rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": origin | _gpus(execution, seat)})
+    if rank_info.rank == 0:
+        rundir.write_result({"run_id": rundir.path.name, **outcome, "provenance": origin | _gpus(execution, rank_info)})
     return Outcome(outcome["state"]), outcome["reason"]
 
 
-def _gpus(execution: Execution, seat: Seat) -> dict[str, Any]:
+def _gpus(execution: Execution, rank_info: RankInfo) -> dict[str, Any]:
     """Name and number of the GPUs a run took, where it took any."""
     if execution.device != "cuda":
         return {}
     import torch
 
-    return {"gpu": torch.cuda.get_device_name(), "gpus": seat.size}
+    return {"gpu": torch.cuda.get_device_name(), "gpus": rank_info.size}
 
 
 def _noting_progress(rundir: RunDir, report: Reporter) -> Reporter:

@@ -8,11 +8,11 @@ from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
 
 
-class Attempts(Protocol):
+class RetryPolicy(Protocol):
     """A rule for failed attempts."""
 
     def failed(self, rundir: RunDir, outcome: Outcome, reason: str, *, stopping: bool) -> bool:
-        """Take note of an attempt that ended in ERROR or REFUSED.
+        """Take note of an attempt that ended in ERROR or INVALID.
 
         Args:
             rundir: of the run; failure.json is written there if it is given up.
@@ -26,14 +26,14 @@ class Attempts(Protocol):
 
 
 @dataclass
-class PerSession:
+class MaxPerSubmission:
     """`limit` attempts in one pool; the next submission starts to count anew."""
 
     limit: int = 2
     _counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def failed(self, rundir: RunDir, outcome: Outcome, reason: str, *, stopping: bool) -> bool:
-        """See `Attempts`."""
+        """See `RetryPolicy`."""
         self._counts[rundir.path.name] += 1
         if outcome is Outcome.ERROR and self._counts[rundir.path.name] < self.limit and not stopping:
             return True
@@ -42,7 +42,7 @@ class PerSession:
 
 
 @dataclass
-class PerCheckpoint:
+class MaxPerCheckpoint:
     """`limit` attempts from one checkpoint, counted on disk, through requeues and on any node.
 
     A run that gets on between failures is tried for ever; one that fails again and again before its next checkpoint is
@@ -59,8 +59,8 @@ class PerCheckpoint:
     again: bool = False
 
     def failed(self, rundir: RunDir, outcome: Outcome, reason: str, *, stopping: bool) -> bool:
-        """See `Attempts`."""
-        if outcome is Outcome.REFUSED:
+        """See `RetryPolicy`."""
+        if outcome is Outcome.INVALID:
             rundir.write_failure(reason, 1)
             return False
         step, count = rundir.count_attempt()
@@ -74,9 +74,9 @@ class PerCheckpoint:
 
 
 @dataclass(frozen=True)
-class NotMine:
+class FollowRankZero:
     """Of a rank above 0: what becomes of the run is for rank 0 to say."""
 
     def failed(self, rundir: RunDir, outcome: Outcome, reason: str, *, stopping: bool) -> bool:
-        """See `Attempts`."""
+        """See `RetryPolicy`."""
         return False

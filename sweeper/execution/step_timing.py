@@ -19,7 +19,8 @@ from sweeper.execution.worker_pool import worker_environment
 from sweeper.files import read_json, write_json
 from sweeper.grid.plan import StepTimes
 from sweeper.records.provenance import provenance
-from sweeper.run.spec import Execution, RunConfig
+from sweeper.run.execution import Execution
+from sweeper.run.spec import RunConfig
 
 LOOPS = (1, 2, 8)  # of the timed models, which have one layer
 MIN_STEPS, SECONDS_EACH = 5, 3.0

@@ -1,6 +1,6 @@
 """A warm worker process: reads one task a line from standard input, reports one event a line.
 
-    task    {"run": path of the run directory, "seat": fields of a `sweeper.training.distributed.Seat`}
+    task    {"run": path of the run directory, "rank_info": fields of a `sweeper.training.distributed.RankInfo`}
     events  {"event": "ready"}
             {"event": "progress", "step": …, "steps": …, "loss": …, "tokens_per_second": …}
             {"event": "ended", "outcome": …, "reason": …}
@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.run.stop import Stop
-from sweeper.training.distributed import Seat
+from sweeper.run.stop import StopFlag
+from sweeper.training.distributed import RankInfo
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     # Runs redirect standard output into their logs, and stray prints must not look like events.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    stop = Stop()
+    stop = StopFlag()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())
 
@@ -44,7 +44,7 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         outcome, reason = execute_run(
-            Path(task["run"]), data_root, stop, lambda p: send("progress", **asdict(p)), Seat(**task["seat"])
+            Path(task["run"]), data_root, stop, lambda p: send("progress", **asdict(p)), RankInfo(**task["rank_info"])
         )
         send("ended", outcome=outcome, reason=reason)
     gc.freeze()  # else the interpreter looks at every object once more before it ends, for more than a second

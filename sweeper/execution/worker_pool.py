@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.errors import UserError
-from sweeper.execution.retry import Attempts, PerSession
+from sweeper.execution.retry import MaxPerSubmission, RetryPolicy
 from sweeper.hardware import visible_gpus
 from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
-from sweeper.training.distributed import Seat
+from sweeper.training.distributed import RankInfo
 
 MAX_EARLY_DEATHS = 2
 TICK_SECONDS = 0.25
@@ -79,7 +79,7 @@ class _Worker:
 
 
 @dataclass
-class Pool:
+class WorkerPool:
     """Runs `run_ids` in order of the list, at most `workers` at once.
 
     Args:
@@ -89,8 +89,8 @@ class Pool:
         threads: CPU threads of each.
         gpus: give worker i the i-th of the GPUs; they are shared if there are fewer than workers.
         view: is told what happens.
-        attempts: the rule for runs that fail.
-        seat: of this process among the ranks of a run; the pool then has one worker and one run.
+        retry_policy: the rule for runs that fail.
+        rank_info: of this process among the ranks of a run; the pool then has one worker and one run.
         first_gpu: which GPU worker 0 takes.
         signals: which signals stop the pool in good order.
         may_kill: a second signal kills the workers; where SLURM sends the signals, it does that itself.
@@ -102,8 +102,8 @@ class Pool:
     threads: int
     gpus: bool
     view: View
-    attempts: Attempts = field(default_factory=PerSession)
-    seat: Seat = field(default_factory=Seat)
+    retry_policy: RetryPolicy = field(default_factory=MaxPerSubmission)
+    rank_info: RankInfo = field(default_factory=RankInfo)
     first_gpu: int = 0
     signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
     may_kill: bool = True
@@ -166,7 +166,7 @@ class Pool:
                     self._ended(worker, worker.run_id, Outcome(event["outcome"]), event["reason"])
                     self._assign(worker)
         if closed:
-            self._bury(worker)
+            self._reap(worker)
 
     def _assign(self, worker: _Worker) -> None:
         assert worker.process.stdin is not None
@@ -176,7 +176,7 @@ class Pool:
             return
         worker.run_id = self._queue.pop(0)
         self.view.started(worker.slot, worker.run_id)
-        task = json.dumps({"run": str(self.runs / worker.run_id), "seat": asdict(self.seat)}) + "\n"
+        task = json.dumps({"run": str(self.runs / worker.run_id), "rank_info": asdict(self.rank_info)}) + "\n"
         try:
             worker.process.stdin.write(task.encode())
             worker.process.stdin.flush()
@@ -184,16 +184,16 @@ class Pool:
             pass  # it died; its closed output says so in a moment
 
     def _ended(self, worker: _Worker, run_id: str, outcome: Outcome, reason: str) -> None:
-        if outcome in (Outcome.ERROR, Outcome.REFUSED):
+        if outcome in (Outcome.ERROR, Outcome.INVALID):
             rundir = RunDir(self.runs / run_id)
-            if self.attempts.failed(rundir, outcome, reason, stopping=bool(self.received)):
+            if self.retry_policy.failed(rundir, outcome, reason, stopping=bool(self.received)):
                 self._queue.insert(0, run_id)
                 self.view.retrying(run_id, reason)
                 return
         self._outcomes[run_id] = (outcome, reason)
         self.view.ended(worker.slot, run_id, outcome, reason)
 
-    def _bury(self, worker: _Worker) -> None:
+    def _reap(self, worker: _Worker) -> None:
         """Take leave of a worker whose output closed; a replacement goes on if there is work."""
         assert worker.process.stdout is not None
         self._selector.unregister(worker.process.stdout)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from sweeper.files import write_json
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0  # of silence after which an owner on another machine counts as dead
@@ -28,7 +28,7 @@ POLL_SECONDS = 1.0
 EXIT_LOST = 75  # exit status of a process whose run was taken over
 
 
-class RunOwned(Exception):
+class RunLocked(Exception):
     """Another live process owns the run."""
 
 
@@ -81,10 +81,10 @@ class RunLock:
     on the spot, because whatever it wrote from now on would fall into another's files.
 
     Raises:
-        RunOwned: on entry, if another live process owns the run.
+        RunLocked: on entry, if another live process owns the run.
     """
 
-    def __init__(self, path: Path, stop: Stop) -> None:
+    def __init__(self, path: Path, stop: StopFlag) -> None:
         self._job = os.environ.get("SLURM_JOB_ID")
         self._path = path
         self._stop = stop
@@ -96,7 +96,7 @@ class RunLock:
         while (owner := self._take()) is not None:
             former_self = self._job is not None and owner.get("job") == self._job
             if not former_self or self._stop.is_set():
-                raise RunOwned(f"owned by process {owner.get('pid')} on {owner.get('machine', '?').split('/')[0]}")
+                raise RunLocked(f"owned by process {owner.get('pid')} on {owner.get('machine', '?').split('/')[0]}")
             time.sleep(POLL_SECONDS)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self

@@ -23,7 +23,8 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json, write_text
-from sweeper.run.spec import AnyRun, Execution, run_from_dict
+from sweeper.run.execution import Execution
+from sweeper.run.spec import AnyRun, run_from_dict
 
 TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
 
@@ -54,7 +55,7 @@ class RunDir:
         """What the run's workers printed."""
         return self.path / "log.txt"
 
-    def freeze(self, config: AnyRun, execution: Execution, labels: dict[str, Any]) -> None:
+    def write_config(self, config: AnyRun, execution: Execution, labels: dict[str, Any]) -> None:
         """Write config.yaml, unless the run is finished.
 
         An unfinished run that is submitted again takes the new `execution`; all else is the same by its identity.
@@ -132,7 +133,7 @@ class RunDir:
         write_json(self.path / "attempts.json", {"step": step, "count": count})
         return step, count
 
-    def forgive(self) -> None:
+    def reset_failures(self) -> None:
         """Forget all failures, because the run is submitted anew."""
         self.clear_failure()
         (self.path / "attempts.json").unlink(missing_ok=True)

@@ -14,8 +14,6 @@ from sweeper.records.sweep_manifest import Sweep, manifests
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sweeper.execution.slurm.queue import Job
-
 
 class State(StrEnum):
     """Where a run stands."""
@@ -90,27 +88,6 @@ def finished_status(result: Mapping[str, Any]) -> RunStatus:
         reason=result["reason"],
         step_seconds=result["seconds"]["step"],
     )
-
-
-def cluster_status(status: RunStatus, job: "Job | None") -> RunStatus:
-    """What a run's directory and its SLURM job tell together. `job` is None if it was never submitted to SLURM."""
-    if job is None or status.state in (*FINISHED, State.FAILED):
-        return status
-    status = replace(status, job=job.id)
-    if status.state is State.RUNNING:
-        return status
-    if job.works:
-        return replace(status, state=State.RUNNING, reason="starting")
-    if job.waits:
-        begun = status.step > 0 or status.state is State.LOST
-        return replace(status, state=State.PREEMPTED if begun else State.PENDING, reason=job.reason)
-    ended = f"job {job.id} ended {job.state} {job.reason}".rstrip() if job.id else job.reason
-    match job.state:
-        case "TIMEOUT":
-            return replace(status, state=State.TIMEOUT, reason=ended)
-        case "FAILED" | "OUT_OF_MEMORY" | "BOOT_FAIL":
-            return replace(status, state=State.FAILED, reason=ended)
-    return replace(status, state=State.LOST, reason=ended)
 
 
 def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str, Any]]:

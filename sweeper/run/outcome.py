@@ -9,6 +9,6 @@ class Outcome(StrEnum):
     DONE = "done"
     DIVERGED = "diverged"
     STOPPED = "stopped"  # told to; resumable
-    OWNED = "owned"  # somebody else runs it
+    LOCKED = "locked"  # another process runs it
     ERROR = "error"  # may work the next time
-    REFUSED = "refused"  # will not work until the user changes something
+    INVALID = "invalid"  # will not work until the user changes something

@@ -1,6 +1,6 @@
 """One resolved run, of any kind: what determines its result, and the identity that follows from it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, cast
 
 from model import ModelConfig, ParameterRow
@@ -8,7 +8,6 @@ from sweeper.errors import UserError
 from sweeper.run.flops import attention_flops, training_flops
 from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
 from sweeper.run.schedule import Schedule
-from sweeper.run.tracking import Tracking
 
 
 class _Run:
@@ -244,38 +243,6 @@ def run_from_dict(fields: dict[str, Any]) -> AnyRun:
     if kind not in KINDS:
         raise UserError(f"run record has kind {kind!r}; this version knows {', '.join(KINDS)}")
     return KINDS[kind].from_dict(fields)
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is carried out: may change its speed and memory, never what it is.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        micro_batch: sequences in one forward pass; gradients accumulate up to the run's batch.
-        compile: compile one block and reuse it for every layer and loop step.
-        recompute: recompute activations in the backward pass instead of storing them.
-        threads: CPU threads of one run.
-        log_every: steps between lines in metrics.jsonl.
-        validate_every: steps between validations on the way; the last step always validates.
-        checkpoint_every: steps between checkpoints.
-        tracking: where it is mirrored to.
-    """
-
-    device: str
-    micro_batch: int
-    compile: bool
-    recompute: bool
-    threads: int
-    log_every: int
-    validate_every: int
-    checkpoint_every: int
-    tracking: Tracking = field(default_factory=Tracking)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `dataclasses.asdict`; records from before there was tracking have none."""
-        return cls(**{**fields, "tracking": Tracking(**fields.get("tracking", {}))})
 
 
 def _plain(value: Any) -> Any:

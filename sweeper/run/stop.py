@@ -1,7 +1,7 @@
 """How a run is asked to end early."""
 
 
-class Stop:
+class StopFlag:
     """Set once, by a signal handler, another thread or the run itself; runs look at it after each step.
 
     A plain attribute on purpose: a second signal may interrupt the handler of the first, and `threading.Event.set`

@@ -22,11 +22,11 @@ from sweeper.errors import UserError
 from sweeper.hardware import peak_flops
 from sweeper.records.redact import redact
 from sweeper.records.run_dir import RunDir
-from sweeper.run.spec import AnyRun, Execution, RunConfig
-from sweeper.run.tracking import Tracking
+from sweeper.run.execution import Execution, Tracking
+from sweeper.run.spec import AnyRun, RunConfig
 
 if TYPE_CHECKING:
-    from sweeper.training.trainer import Progress
+    from sweeper.run.progress import Progress
 
 GRACE_SECONDS = 5.0  # beyond the mirror's own timeouts, before it is given up
 MAX_LOST = 2  # mirrors given up, after which this process goes on without

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sweeper.errors import UserError
-from sweeper.run.tracking import Tracking
+from sweeper.run.execution import Tracking
 from sweeper.tracking.tables import default_base_url
 
 

@@ -26,8 +26,8 @@ import yaml
 from sweeper.records.redact import redact
 from sweeper.records.run_dir import RunDir, readout_rows
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.execution import Tracking
 from sweeper.run.spec import RunConfig
-from sweeper.run.tracking import Tracking
 from sweeper.tracking.client import BROKEN, CLOSED, GRACE_SECONDS
 from sweeper.tracking.wandb_run import Entry, Session
 

@@ -13,9 +13,9 @@ from typing import Any
 import wandb
 
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.execution import Tracking
 from sweeper.run.identity import format_rate
 from sweeper.run.spec import AnyRun, RunConfig
-from sweeper.run.tracking import Tracking
 from sweeper.tracking.mirrored_run import STEP
 from sweeper.tracking.offline import is_ended
 

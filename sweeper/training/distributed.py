@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.files import read_json, write_json
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.1
 PATIENCE = timedelta(hours=1)  # for a rank that is behind, say because it alone compiles
 
 
-class CalledOff(Exception):
+class RunCancelled(Exception):
     """Rank 0 found that the run is not to be trained."""
 
 
@@ -33,7 +33,7 @@ class Ranks:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """True for the one rank that writes."""
         return self.rank == 0
 
@@ -85,22 +85,22 @@ ALONE = Ranks()
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankInfo:
     """A process's place among those that train a run together.
 
     Attributes:
         rank: 0 … size − 1.
         size: processes of the run.
         host: address of rank 0's machine, as the others reach it.
-        meeting: file in a shared directory, of this attempt alone, in which rank 0 leaves its port.
+        rendezvous_file: file in a shared directory, of this attempt alone, in which rank 0 leaves its port.
     """
 
     rank: int = 0
     size: int = 1
     host: str = "127.0.0.1"
-    meeting: str = ""
+    rendezvous_file: str = ""
 
-    def join(self, device: str, stop: Stop) -> Ranks:
+    def join(self, device: str, stop: StopFlag) -> Ranks:
         """Meet the other ranks; blocks until all are there.
 
         Args:
@@ -108,36 +108,36 @@ class Seat:
             stop: ends the wait for rank 0.
 
         Raises:
-            CalledOff: on ranks above 0, if rank 0 did or `stop` was set.
+            RunCancelled: on ranks above 0, if rank 0 did or `stop` was set.
         """
         if self.size == 1:
             return ALONE
         import torch.distributed as dist
 
         port = 0 if self.rank == 0 else self._port(stop)  # 0: the system picks a free one
-        leads = self.rank == 0
+        is_main = self.rank == 0
         store = dist.TCPStore(  # type: ignore[attr-defined]
-            self.host, port, self.size, is_master=leads, timeout=PATIENCE, wait_for_workers=False
+            self.host, port, self.size, is_master=is_main, timeout=PATIENCE, wait_for_workers=False
         )
-        meeting = Path(self.meeting)
+        rendezvous_file = Path(self.rendezvous_file)
         if self.rank == 0:
-            write_json(meeting, {"port": store.port})
+            write_json(rendezvous_file, {"port": store.port})
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         if self.rank == 0:
-            meeting.unlink()  # all have read it
+            rendezvous_file.unlink()  # all have read it
         return Ranks(self.rank, self.size)
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Tell the waiting ranks that there is nothing to train."""
         if self.size > 1:
-            write_json(Path(self.meeting), {"port": None})
+            write_json(Path(self.rendezvous_file), {"port": None})
 
-    def _port(self, stop: Stop) -> int:
-        while (record := read_json(Path(self.meeting))) is None:
+    def _port(self, stop: StopFlag) -> int:
+        while (record := read_json(Path(self.rendezvous_file))) is None:
             if stop.is_set():
-                raise CalledOff("stopped before rank 0 came")
+                raise RunCancelled("stopped before rank 0 came")
             time.sleep(POLL_SECONDS)
         if record["port"] is None:
-            raise CalledOff("rank 0 has nothing to train")
+            raise RunCancelled("rank 0 has nothing to train")
         return int(record["port"])

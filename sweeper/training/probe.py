@@ -9,10 +9,12 @@ from torch import Tensor
 
 from sweeper.records.metrics import MetricsFile
 from sweeper.records.run_dir import RunDir
-from sweeper.run.spec import Execution, ProbeConfig
-from sweeper.run.stop import Stop
+from sweeper.run.execution import Execution
+from sweeper.run.progress import Progress, Reporter
+from sweeper.run.spec import ProbeConfig
+from sweeper.run.stop import StopFlag
 from sweeper.training.readouts import stream_readouts
-from sweeper.training.trainer import Progress, Reporter, Since, initialized, outcome, prepare_device
+from sweeper.training.trainer import Stopwatch, initialized, outcome, prepare_device
 
 
 def random_rows(config: ProbeConfig) -> Tensor:
@@ -39,7 +41,7 @@ class Probe:
         self.model, self.optimizer = initialized(config, execution, self.device, config.increment_layers)
         self.rows = random_rows(config).to(self.device)
 
-    def run(self, stop: Stop, report: Reporter) -> dict[str, Any] | None:
+    def run(self, stop: StopFlag, report: Reporter) -> dict[str, Any] | None:
         """All steps.
 
         Args:
@@ -49,7 +51,7 @@ class Probe:
         Returns:
             The measured part of the result, or None if stopped.
         """
-        since, steps = Since(), self.config.steps
+        stopwatch, steps = Stopwatch(), self.config.steps
         before: Tensor | None = None
         self.rundir.truncate_metrics(-1)
         with MetricsFile(self.rundir.metrics) as metrics:
@@ -60,15 +62,19 @@ class Probe:
                 metrics.write(line)
                 if not math.isfinite(line["residual_rms"] + line["loss"]):
                     return outcome(
-                        "diverged", f"the residual stream is not finite after step {step}", step, steps, since.seconds()
+                        "diverged",
+                        f"the residual stream is not finite after step {step}",
+                        step,
+                        steps,
+                        stopwatch.seconds(),
                     )
                 before = h
-                elapsed = since.seconds()["step"]
+                elapsed = stopwatch.seconds()["step"]
                 speed = (step + 1) * self.rows.numel() / elapsed
                 report(Progress(step, steps, line["loss"], speed, elapsed / (step + 1) * (steps - step)))
         if self.config.increment_layers is not None:
             self.rundir.write_readouts(stream_readouts(self.model, self.rows))
-        return outcome("done", "", steps, steps, since.seconds())
+        return outcome("done", "", steps, steps, stopwatch.seconds())
 
     def _step(self, step: int, before: Tensor | None, *, update: bool) -> tuple[dict[str, float], Tensor]:
         """One forward pass after `step` updates, and the next update if there is one.

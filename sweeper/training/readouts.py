@@ -33,7 +33,7 @@ class _Moments:
 class StreamReadouts:
     """Norms, increments and losses along the stream of a model, over all tokens taken in.
 
-    `observe` goes into a forward pass of some sequences, and `take_in` follows it.
+    `observe` goes into a forward pass of some sequences, and `update` follows it.
     """
 
     def __init__(self, model: LoopedTransformer) -> None:
@@ -51,7 +51,7 @@ class StreamReadouts:
         self._states.append(h)
 
     @torch.no_grad()
-    def take_in(self, targets: Tensor) -> None:
+    def update(self, targets: Tensor) -> None:
         """The first sequences of those just seen. targets: (≤ B, T), the tokens that follow theirs."""
         states = [h[: len(targets)] for h in self._states]
         self._states.clear()
@@ -81,5 +81,5 @@ def stream_readouts(model: LoopedTransformer, rows: Tensor) -> dict[str, Any]:
     """What `StreamReadouts` finds in rows (B, T + 1) of tokens, on the model's device."""
     readouts = StreamReadouts(model)
     model(rows[:, :-1], rows[:, 1:], observe=readouts.observe)
-    readouts.take_in(rows[:, 1:])
+    readouts.update(rows[:, 1:])
     return readouts.to_dict()

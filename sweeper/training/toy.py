@@ -5,12 +5,13 @@ from typing import Any
 from model.toy import toy_recursion
 from sweeper.records.metrics import MetricsFile
 from sweeper.records.run_dir import RunDir
+from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import TheoryConfig
-from sweeper.run.stop import Stop
-from sweeper.training.trainer import Progress, Reporter, Since, outcome
+from sweeper.run.stop import StopFlag
+from sweeper.training.trainer import Stopwatch, outcome
 
 
-def run_theory(rundir: RunDir, config: TheoryConfig, stop: Stop, report: Reporter) -> dict[str, Any] | None:
+def run_theory(rundir: RunDir, config: TheoryConfig, stop: StopFlag, report: Reporter) -> dict[str, Any] | None:
     """One line of metrics a draw: `step` counts draws, `residual_rms` and `branch_energy` are `ToyOutcome`'s.
 
     Args:
@@ -22,7 +23,7 @@ def run_theory(rundir: RunDir, config: TheoryConfig, stop: Stop, report: Reporte
     Returns:
         The measured part of the result, or None if stopped.
     """
-    since, draws = Since(), config.steps
+    stopwatch, draws = Stopwatch(), config.steps
     rundir.truncate_metrics(-1)
     with MetricsFile(rundir.metrics) as metrics:
         for step, seed in enumerate(config.seeds, start=1):
@@ -37,6 +38,6 @@ def run_theory(rundir: RunDir, config: TheoryConfig, stop: Stop, report: Reporte
                 seed=seed,
             )
             metrics.write({"step": step, "residual_rms": end.residual_rms, "branch_energy": end.branch_energy})
-            elapsed = since.seconds()["step"]
+            elapsed = stopwatch.seconds()["step"]
             report(Progress(step, draws, end.residual_rms, 0.0, elapsed / step * (draws - step)))
-    return outcome("done", "", draws, draws, since.seconds())
+    return outcome("done", "", draws, draws, stopwatch.seconds())

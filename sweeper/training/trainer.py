@@ -5,9 +5,8 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,15 @@ from sweeper.errors import UserError
 from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.records.metrics import MetricsFile
 from sweeper.records.run_dir import RunDir
-from sweeper.run.spec import Execution, ProbeConfig, RunConfig
-from sweeper.run.stop import Stop
+from sweeper.run.execution import Execution
+from sweeper.run.progress import Progress, Reporter
+from sweeper.run.spec import ProbeConfig, RunConfig
+from sweeper.run.stop import StopFlag
 from sweeper.training.distributed import ALONE, Ranks
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
 
 REPORT_SECONDS = 0.5
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: optimizer steps done, of how many, last loss in nats, tokens per second, time left."""
-
-    step: int
-    steps: int
-    loss: float
-    tokens_per_second: float
-    seconds_left: float
-
-
-Reporter = Callable[[Progress], None]
 
 
 def prepare_device(execution: Execution, precision: str) -> torch.device:
@@ -72,7 +59,7 @@ def initialized(
     return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
 
 
-class Since:
+class Stopwatch:
     """Seconds since its creation, as `outcome` takes them, for runs that are one step after another and no more."""
 
     def __init__(self) -> None:
@@ -138,7 +125,7 @@ class Trainer:
         self.val_loss = math.nan
         self.seconds = dict.fromkeys(("step", "validation", "checkpoint", "compile", "readouts", "cpu"), 0.0)
 
-    def run(self, stop: Stop, report: Reporter) -> dict[str, Any] | None:
+    def run(self, stop: StopFlag, report: Reporter) -> dict[str, Any] | None:
         """Train until done, diverged or told to stop.
 
         Args:
@@ -151,7 +138,7 @@ class Trainer:
         self._resume()
         if self.execution.compile:
             self.warm_up()
-        with MetricsFile(self.rundir.metrics if self.ranks.leads else Path(os.devnull)) as metrics:
+        with MetricsFile(self.rundir.metrics if self.ranks.is_main else Path(os.devnull)) as metrics:
             return self._loop(metrics, stop, report)
 
     def validate(self, readouts: StreamReadouts | None = None) -> float:
@@ -171,7 +158,7 @@ class Trainer:
                 losses[i] = self._loss(some, observe)
             if readouts is not None and observe is not None:
                 with self._timed("readouts"), self._autocast():
-                    readouts.take_in(some[: n_read - starts[i], 1:])
+                    readouts.update(some[: n_read - starts[i], 1:])
         self.ranks.sum_([losses, *(readouts.sums() if readouts is not None else ())])
         return float(losses.mean())
 
@@ -184,7 +171,7 @@ class Trainer:
             )
         return torch.from_numpy(rows)
 
-    def _loop(self, metrics: MetricsFile, stop: Stop, report: Reporter) -> dict[str, Any] | None:
+    def _loop(self, metrics: MetricsFile, stop: StopFlag, report: Reporter) -> dict[str, Any] | None:
         execution, steps = self.execution, self.config.schedule.steps
         reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
         while self.step < steps:
@@ -202,7 +189,7 @@ class Trainer:
                 readouts = StreamReadouts(self.model) if last else None
                 self.val_loss = self.validate(readouts)
                 metrics.write({"step": self.step, "val_loss": self.val_loss})
-                if readouts is not None and self.ranks.leads:
+                if readouts is not None and self.ranks.is_main:
                     self.rundir.write_readouts(readouts.to_dict())
             if last or self.step % execution.checkpoint_every == 0:
                 self._checkpoint()
@@ -269,10 +256,10 @@ class Trainer:
             self.optimizer.zero_grad()
 
     def _resume(self) -> None:
-        leads = self.ranks.leads
-        state = load_checkpoint(self.rundir.checkpoints, self.device) if leads else None
+        is_main = self.ranks.is_main
+        state = load_checkpoint(self.rundir.checkpoints, self.device) if is_main else None
         step = self.ranks.from_first(state["step"] if state else 0)
-        if step and not leads:
+        if step and not is_main:
             state = load_checkpoint(self.rundir.checkpoints, self.device, step)
             if state is None:
                 raise RuntimeError(f"checkpoint of step {step}, which rank 0 resumes from, cannot be read here")
@@ -281,11 +268,11 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.val_loss = state["step"], state["val_loss"]
             self.seconds |= state["seconds"]
-        if leads:
+        if is_main:
             self.rundir.truncate_metrics(self.step)
 
     def _checkpoint(self) -> None:
-        if not self.ranks.leads:
+        if not self.ranks.is_main:
             return
         with self._timed("checkpoint"):
             state = {

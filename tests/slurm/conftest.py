@@ -109,7 +109,7 @@ def interrupted(
     asked = {item.callspec.params.get("interruption") for item in request.session.items if hasattr(item, "callspec")}
     pool = ThreadPoolExecutor(SIDE_BY_SIDE)
     yield {
-        name: pool.submit(interruption.carry_out, Lab(cluster, tmp_path_factory.mktemp("interrupted"), texts, data))
+        name: pool.submit(interruption.run, Lab(cluster, tmp_path_factory.mktemp("interrupted"), texts, data))
         for name, interruption in INTERRUPTIONS.items()
         if name in asked
     }

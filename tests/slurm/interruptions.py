@@ -91,7 +91,7 @@ class Interruption:
     restarts: int = 1
     ranks: int = 1
 
-    def carry_out(self, lab: Lab) -> Lab:
+    def run(self, lab: Lab) -> Lab:
         """Submit a run, disturb it midway, and return the lab once the run has ended."""
         lab.submit(*ONE_RUN, *self.overrides)
         lab.until_midway()

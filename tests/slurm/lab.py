@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.cli.commands import SweepCommands
-from sweeper.cli.status_table import sweep_status
+from sweeper.execution.slurm.status import sweep_status
 from sweeper.records.lock import read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, run_status
@@ -146,7 +146,7 @@ class Lab:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:
-        """Stop the training process for a while, so that the run is not over before the cluster moves."""
+        """StopFlag the training process for a while, so that the run is not over before the cluster moves."""
         trainer = self.trainer()
         os.kill(trainer, signal.SIGSTOP)
         try:

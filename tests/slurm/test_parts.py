@@ -13,16 +13,17 @@ from analysis.plotting import states
 from analysis.records import sources
 from analysis.stats import transfer
 from sweeper.errors import UserError
-from sweeper.execution.retry import PerCheckpoint
+from sweeper.execution.retry import MaxPerCheckpoint
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
+from sweeper.execution.slurm.status import cluster_status
 from sweeper.execution.slurm.submission import new_submission, submissions
-from sweeper.records.lock import RunLock, RunOwned
+from sweeper.records.lock import RunLock, RunLocked
 from sweeper.records.run_dir import RunDir
-from sweeper.records.status import RunStatus, State, cluster_status
+from sweeper.records.status import RunStatus, State
 from sweeper.run.outcome import Outcome
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 from sweeper.training.distributed import Ranks
 
 LEAST = {
@@ -52,7 +53,7 @@ LEAST = {
     ],
 )
 def test_time_limits_are_read_as_sbatch_reads_them(time: str | int, minutes: int) -> None:
-    assert SlurmOptions.of({**LEAST, "time": time}).minutes == minutes
+    assert SlurmOptions.from_dict({**LEAST, "time": time}).minutes == minutes
 
 
 @pytest.mark.parametrize(
@@ -69,16 +70,16 @@ def test_time_limits_are_read_as_sbatch_reads_them(time: str | int, minutes: int
 )
 def test_impossible_option_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"hydra.launcher.{key}"):
-        SlurmOptions.of({**LEAST, key: value})
+        SlurmOptions.from_dict({**LEAST, key: value})
 
 
 def test_packed_runs_stay_on_one_node() -> None:
     with pytest.raises(UserError, match="pack=2"):
-        SlurmOptions.of({**LEAST, "pack": 2, "nodes": 2})
+        SlurmOptions.from_dict({**LEAST, "pack": 2, "nodes": 2})
 
 
 def test_any_sbatch_option_gets_through() -> None:
-    options = SlurmOptions.of({**LEAST, "extra": {"exclude": "node7"}, "partition": "gpu"})
+    options = SlurmOptions.from_dict({**LEAST, "extra": {"exclude": "node7"}, "partition": "gpu"})
     parameters = options.sbatch_parameters("name", "code")
     assert parameters["additional_parameters"] == {"requeue": True, "exclude": "node7"}
     assert parameters["partition"] == "gpu"
@@ -90,8 +91,8 @@ def test_every_run_has_one_place_and_no_array_is_too_long(
     tmp_path_factory: pytest.TempPathFactory, runs: int, pack: int, limit: int
 ) -> None:
     run_ids, sweeps = [f"run{number}" for number in range(runs)], tmp_path_factory.mktemp("sweeps")
-    submission = new_submission(sweeps, "a=b,c", run_ids, SlurmOptions.of({**LEAST, "pack": pack}), limit)
-    assert [run_id for run_id, _ in submission.places()] == run_ids
+    submission = new_submission(sweeps, "a=b,c", run_ids, SlurmOptions.from_dict({**LEAST, "pack": pack}), limit)
+    assert [run_id for run_id, _ in submission.jobs_by_run()] == run_ids
     assert all(len(array.elements) <= limit for array in submission.arrays)
     assert len({array.name for array in submission.arrays}) == len(submission.arrays)
     assert not any(set(array.name) & set(", |") for array in submission.arrays)
@@ -101,7 +102,7 @@ def test_every_run_has_one_place_and_no_array_is_too_long(
 def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path)
     rundir.checkpoints.mkdir()
-    attempts = PerCheckpoint(limit=2, in_place=True)
+    attempts = MaxPerCheckpoint(limit=2, in_place=True)
 
     def fails() -> bool:
         return attempts.failed(rundir, Outcome.ERROR, "boom", stopping=False)
@@ -114,7 +115,7 @@ def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path)
     failure = rundir.failure()
     assert failure is not None
     assert failure["reason"] == "gave up after 2 failures from step 30: boom"
-    rundir.forgive()
+    rundir.reset_failures()
     assert rundir.failure() is None
     assert fails()
 
@@ -162,10 +163,10 @@ def test_job_waits_for_its_former_self_elsewhere_and_for_nobody_else(
         monkeypatch.setenv("SLURM_JOB_ID", job)
         began = time.monotonic()
         if waits:
-            with RunLock(path, Stop()):
+            with RunLock(path, StopFlag()):
                 assert time.monotonic() - began > 0.4, "taken from an owner whose heart still beat"
         else:
-            with pytest.raises(RunOwned, match="elsewhere"), RunLock(path, Stop()):
+            with pytest.raises(RunLocked, match="elsewhere"), RunLock(path, StopFlag()):
                 pass
 
 

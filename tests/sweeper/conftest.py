@@ -19,9 +19,10 @@ import sweeper.train  # registers the schema and the plugins
 from model import ModelConfig, parameter_table
 from sweeper.data import DataSpec, TokenData, TokenizerSpec, open_data, prepare_data
 from sweeper.records.run_dir import RunDir
+from sweeper.run.execution import Execution
 from sweeper.run.schedule import Schedule
-from sweeper.run.spec import Execution, RunConfig
-from sweeper.run.stop import Stop
+from sweeper.run.spec import RunConfig
+from sweeper.run.stop import StopFlag
 from sweeper.training.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -119,18 +120,18 @@ class Runs:
     root: Path
     data: TokenData
 
-    def freeze(self, config: RunConfig, execution: Execution = EXECUTION) -> RunDir:
+    def write_config(self, config: RunConfig, execution: Execution = EXECUTION) -> RunDir:
         rundir = RunDir(self.root / config.run_id)
-        rundir.freeze(config, execution, {"rule": "linear", "preset": "test"})
+        rundir.write_config(config, execution, {"rule": "linear", "preset": "test"})
         return rundir
 
     def train(
-        self, config: RunConfig, execution: Execution = EXECUTION, stop: Stop | None = None, data: Any = None
+        self, config: RunConfig, execution: Execution = EXECUTION, stop: StopFlag | None = None, data: Any = None
     ) -> tuple[RunDir, dict[str, Any] | None]:
         """Train in this process, without lock or result.json."""
-        rundir = self.freeze(config, execution)
+        rundir = self.write_config(config, execution)
         trainer = Trainer(rundir, config, execution, data or self.data)
-        return rundir, trainer.run(stop or Stop(), lambda progress: None)
+        return rundir, trainer.run(stop or StopFlag(), lambda progress: None)
 
 
 @pytest.fixture

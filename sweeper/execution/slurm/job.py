@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.execution.retry import Attempts, NotMine, PerCheckpoint
-from sweeper.execution.worker_pool import Pool
+from sweeper.execution.retry import FollowRankZero, MaxPerCheckpoint, RetryPolicy
+from sweeper.execution.worker_pool import WorkerPool
 from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
-from sweeper.training.distributed import Seat
+from sweeper.training.distributed import RankInfo
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 UNFINISHED = (Outcome.STOPPED, Outcome.ERROR)
@@ -59,14 +59,14 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class SlurmJob:
     """The runs of one job.
 
     Attributes:
         runs: directory of run directories, absolute.
         data: directory of prepared data, absolute.
         run_ids: runs to train side by side; a single one if there are several ranks.
-        meetings: shared directory where the ranks of a run find each other.
+        rendezvous_dir: shared directory where the ranks of a run find each other.
         ranks: processes that train one run together, one a task of the job.
         attempts: failures from one checkpoint after which a run is given up.
     """
@@ -74,11 +74,11 @@ class Allocation:
     runs: str
     data: str
     run_ids: tuple[str, ...]
-    meetings: str
+    rendezvous_dir: str
     ranks: int
     attempts: int
 
-    def carry_out(self) -> None:
+    def run(self) -> None:
         """Train the runs; called by submitit in every task of the job.
 
         Raises:
@@ -88,17 +88,17 @@ class Allocation:
         signal.signal(signal.SIGUSR2, lambda *_: None)  # instead of submitit's; the pool sets its own on top
         task = Task.here()
         todo = [run_id for run_id in self.run_ids if self._rundir(run_id).failure() is None]
-        attempts: Attempts = PerCheckpoint(self.attempts, in_place=self.ranks == 1)
+        retry_policy: RetryPolicy = MaxPerCheckpoint(self.attempts, in_place=self.ranks == 1)
         if task.rank > 0:
-            attempts = NotMine()
-        outcomes, received = self._train(todo, attempts, task) if todo else ({}, [])
+            retry_policy = FollowRankZero()
+        outcomes, received = self._train(todo, retry_policy, task) if todo else ({}, [])
         if task.rank > 0:
             return
         failed = [run_id for run_id in self.run_ids if self._rundir(run_id).failure() is not None]
         open_runs = [
             run_id for run_id in todo if run_id not in failed and outcomes.get(run_id, Outcome.STOPPED) in UNFINISHED
         ]
-        again = isinstance(attempts, PerCheckpoint) and attempts.again
+        again = isinstance(retry_policy, MaxPerCheckpoint) and retry_policy.again
         if open_runs and (signal.SIGUSR2 in received or (again and not received)):
             self._requeue(task)
             return
@@ -107,23 +107,23 @@ class Allocation:
         if failed:
             raise RunsFailed("; ".join(f"{i}: {(self._rundir(i).failure() or {}).get('reason')}" for i in failed))
 
-    def _train(self, todo: list[str], attempts: Attempts, task: Task) -> tuple[dict[str, Outcome], list[int]]:
+    def _train(self, todo: list[str], retry_policy: RetryPolicy, task: Task) -> tuple[dict[str, Outcome], list[int]]:
         _, execution = self._rundir(todo[0]).load()
-        seat = Seat(
+        rank_info = RankInfo(
             rank=task.rank if self.ranks > 1 else 0,
             size=self.ranks,
             host="127.0.0.1" if task.nodes == 1 else task.launch_host,
-            meeting=str(Path(self.meetings) / f"meeting-{task.job}-{task.restarts}.json"),
+            rendezvous_file=str(Path(self.rendezvous_dir) / f"rendezvous-{task.job}-{task.restarts}.json"),
         )
-        pool = Pool(
+        pool = WorkerPool(
             Path(self.runs),
             Path(self.data),
             workers=len(todo),
             threads=execution.threads,
             gpus=execution.device == "cuda",
             view=LogView(),
-            attempts=attempts,
-            seat=seat,
+            retry_policy=retry_policy,
+            rank_info=rank_info,
             first_gpu=task.local_rank,
             signals=SIGNALS,
             may_kill=False,

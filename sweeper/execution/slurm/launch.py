@@ -60,7 +60,7 @@ def launch_slurm(
         _confirm(todo, options, console)
     with _submitting(grid.roots):
         plan = _with_queue(plan, grid.roots)
-        replace(grid, plan=plan).freeze()
+        replace(grid, plan=plan).write()
         _submit(plan, options, grid.roots, max_array_size, console)
 
 
@@ -81,7 +81,7 @@ def retry_on_slurm(
         UserError: for an option that is not allowed; if SLURM refuses.
     """
     max_array_size = require_slurm()
-    options = SlurmOptions.of({**last.options, **changes})
+    options = SlurmOptions.from_dict({**last.options, **changes})
     plan = saved_plan(sweep, run_ids, roots.runs)
     _check_shares(plan.runs, options)
     with _submitting(roots):
@@ -155,7 +155,7 @@ def _submit(plan: Plan, options: SlurmOptions, roots: Roots, max_array_size: int
         return
     code = take_snapshot(roots.sweeps / plan.sweep.name / "code")
     for run_id in todo:
-        RunDir(roots.runs / run_id).forgive()
+        RunDir(roots.runs / run_id).reset_failures()
     submission = new_submission(roots.sweeps, plan.sweep.name, todo, options, max_array_size)
     submission = submit(submission, code, roots.runs, roots.data)
     ids = ", ".join(f"{array.job_id} ({len(array.elements)} jobs)" for array in submission.arrays)

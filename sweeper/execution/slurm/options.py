@@ -57,7 +57,7 @@ class SlurmOptions:
             )
 
     @classmethod
-    def of(cls, values: Mapping[Any, Any]) -> "SlurmOptions":
+    def from_dict(cls, values: Mapping[Any, Any]) -> "SlurmOptions":
         """From plain values, as Hydra or a submission's record has them."""
         values = dict(values)
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
@@ -71,7 +71,7 @@ class SlurmOptions:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; inverse of `of`."""
+        """Plain values; inverse of `from_dict`."""
         lists = {"setup": list(self.setup), "srun_args": list(self.srun_args)}
         return {**asdict(self), **lists, "extra": dict(self.extra)}
 

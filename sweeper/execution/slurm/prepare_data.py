@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from sweeper.data import DataSpec, Progress, prepare_data
-from sweeper.data.prepare import naming_a_full_disk, pieces, with_absolute_paths
-from sweeper.data.task_pool import Task, carry_out
+from sweeper.data.prepare import naming_a_full_disk, tokenize_tasks, with_absolute_paths
+from sweeper.data.task_pool import Task, run_tasks
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.snapshot import take_snapshot
@@ -39,7 +39,7 @@ class Share(_Requeued):
 
     def __call__(self) -> None:
         """Do them."""
-        carry_out("tokenizing", self.tasks, _print)
+        run_tasks("tokenizing", self.tasks, _print)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def submit_data(spec: DataSpec, root: Path, options: SlurmOptions, console: Cons
     spec, root = with_absolute_paths(spec), root.resolve()
     options = replace(options, nodes=1, gpus_per_node=0, pack=1)
     with naming_a_full_disk(root):
-        todo = [task for task in pieces(spec, root, console.print) if not task.record.exists()]
+        todo = [task for task in tokenize_tasks(spec, root, console.print) if not task.record.exists()]
     name = f"data-{uuid.uuid4().hex[:6]}"
     folder = root / ".jobs" / name
     code = take_snapshot(root / ".jobs" / "code")

@@ -59,7 +59,7 @@ def run_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> dic
         UserError: if SLURM does not answer.
     """
     wanted = set(run_ids)
-    places = [pair for submission in submissions for pair in submission.places() if pair[0] in wanted]
+    places = [pair for submission in submissions for pair in submission.jobs_by_run() if pair[0] in wanted]
     if not places or shutil.which("squeue") is None:
         return {}
     known = _squeue()

@@ -74,7 +74,7 @@ class Submission:
         )
         return cls(path, record["created"], record["options"], tuple(arrays))
 
-    def places(self) -> Iterator[tuple[str, tuple[str, int]]]:
+    def jobs_by_run(self) -> Iterator[tuple[str, tuple[str, int]]]:
         """Every run with the job name and array index that does it."""
         for array in self.arrays:
             for index, run_ids in enumerate(array.elements):
@@ -124,27 +124,27 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    from sweeper.execution.slurm.job import Allocation
+    from sweeper.execution.slurm.job import SlurmJob
 
-    options = SlurmOptions.of(submission.options)
+    options = SlurmOptions.from_dict(submission.options)
     # USR2 may come while Python still starts, when it would kill; the pool lets it through once it can handle it.
     python = f"env --block-signal=USR2 {shlex.quote(sys.executable)}"
     for number, array in enumerate(submission.arrays):
         executor = submitit.SlurmExecutor(folder=(submission.path / "jobs").resolve(), python=python)
         executor.update_parameters(**options.sbatch_parameters(array.name, str(code.resolve())))
-        allocations = [
-            Allocation(
+        slurm_jobs = [
+            SlurmJob(
                 runs=str(runs.resolve()),
                 data=str(data.resolve()),
                 run_ids=run_ids,
-                meetings=str(submission.path.resolve()),
+                rendezvous_dir=str(submission.path.resolve()),
                 ranks=options.ranks,
                 attempts=options.attempts,
             )
             for run_ids in array.elements
         ]
         try:
-            jobs = executor.map_array(Allocation.carry_out, allocations)
+            jobs = executor.map_array(SlurmJob.run, slurm_jobs)
         except (FailedJobError, FailedSubmissionError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(

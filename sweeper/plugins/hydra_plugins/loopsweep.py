@@ -24,7 +24,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Carry out all jobs; their results are in their run directories, not in the return value."""
-        from sweeper.grid.build import launch_local
+        from sweeper.execution.local import launch_local
 
         launch_local(self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only)
         return []
@@ -47,7 +47,7 @@ class SlurmLauncher(Launcher):
         from sweeper.execution.slurm.options import SlurmOptions
 
         assert isinstance(self._options, dict)
-        options = SlurmOptions.of(self._options)
+        options = SlurmOptions.from_dict(self._options)
         launch_slurm(self._context, self._config, job_overrides, options, plan_only=self._plan_only)
         return []
 

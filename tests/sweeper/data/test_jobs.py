@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.data import find_data, prepare_data, text_files
-from sweeper.data.prepare import pieces, with_absolute_paths
+from sweeper.data.prepare import tokenize_tasks, with_absolute_paths
 from sweeper.execution.slurm.prepare_data import Rest, Share
 
 from .corpus import local_spec, quiet, texts, write_txt
@@ -19,7 +19,7 @@ def test_shares_in_any_order_and_the_rest_make_the_same_data(
     spec = with_absolute_paths(local_spec(write_txt(tmp_path / "texts", texts(60))))
     expected = prepare_data(spec, tmp_path / "undisturbed", quiet)
     monkeypatch.setattr(text_files, "UNIT_BYTES", 2000)
-    tasks = pieces(spec, tmp_path / "data", quiet)
+    tasks = tokenize_tasks(spec, tmp_path / "data", quiet)
     shares = [Share(tuple(tasks[number::3])) for number in range(3)]
     for number in (2, 0, 1):
         if number != lost:

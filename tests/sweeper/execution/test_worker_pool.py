@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeper.errors import UserError
-from sweeper.execution.worker_pool import Pool
+from sweeper.execution.worker_pool import WorkerPool
 from sweeper.records.lock import read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, run_status
@@ -56,10 +56,10 @@ def long_runs(run_config, execution) -> tuple[list[Any], Any]:
 
 
 @pytest.fixture
-def pool(runs, data_root) -> Callable[..., tuple[Pool, Told]]:
-    def make(workers: int = 2) -> tuple[Pool, Told]:
+def pool(runs, data_root) -> Callable[..., tuple[WorkerPool, Told]]:
+    def make(workers: int = 2) -> tuple[WorkerPool, Told]:
         view = Told()
-        return Pool(runs.root, data_root, workers=workers, threads=1, gpus=False, view=view), view
+        return WorkerPool(runs.root, data_root, workers=workers, threads=1, gpus=False, view=view), view
 
     return make
 
@@ -93,7 +93,7 @@ def test_a_killed_worker_costs_its_run_one_attempt_and_others_nothing(
     pool, runs, reference_runs, long_runs, wait_until
 ) -> None:
     configs, execution = long_runs
-    once, twice, *_ = rundirs = [runs.freeze(config, execution) for config in configs]
+    once, twice, *_ = rundirs = [runs.write_config(config, execution) for config in configs]
     once_id, twice_id = once.path.name, twice.path.name
     twice.log.write_text("a line of an earlier attempt\n")
     killers = [kill_owner(once, 1, wait_until), kill_owner(twice, 2, wait_until)]
@@ -127,7 +127,7 @@ def test_a_killed_worker_costs_its_run_one_attempt_and_others_nothing(
 def test_a_signal_leaves_everything_resumable(pool, runs, reference_runs, long_runs, wait_until) -> None:
     """SIGTERM here; SIGINT in test_smoke_sweep."""
     configs, execution = long_runs
-    rundirs = [runs.freeze(config, execution) for config in configs]
+    rundirs = [runs.write_config(config, execution) for config in configs]
 
     def interrupt() -> None:
         wait_until(lambda: any(logged(rundir) >= 12 for rundir in rundirs), "a run at work")
@@ -160,12 +160,12 @@ def test_workers_that_cannot_start_are_an_error_and_not_a_loop(pool, monkeypatch
 
 
 def test_a_run_that_must_be_put_right_is_not_retried_and_others_go_on(pool, runs, run_config) -> None:
-    bad, good = runs.freeze(run_config), runs.freeze(replace(run_config, seed=1))
+    bad, good = runs.write_config(run_config), runs.write_config(replace(run_config, seed=1))
     config = bad.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 7"))
     work, view = pool(workers=1)
     outcomes = work.run([bad.path.name, good.path.name])
-    assert outcomes[bad.path.name][0] is Outcome.REFUSED
+    assert outcomes[bad.path.name][0] is Outcome.INVALID
     assert "edited after submission" in outcomes[bad.path.name][1]
     assert outcomes[good.path.name] == (Outcome.DONE, "")
     assert view.count("started", bad.path.name) == 1

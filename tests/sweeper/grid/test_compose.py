@@ -38,7 +38,7 @@ def capture(*overrides: str) -> Grid:
 
     GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeper.grid.build.launch_local", launch)
+        patch.setattr("sweeper.execution.local.launch_local", launch)
         patch.setattr(sys, "argv", ["sweeper.train", "--multirun", *overrides])
         sweeper.train.main()
     [caught] = seen

@@ -12,24 +12,24 @@ from pathlib import Path
 import pytest
 
 from sweeper.records import lock as lock_module
-from sweeper.records.lock import EXIT_LOST, STALE_SECONDS, RunLock, RunOwned, is_alive, read_owner
-from sweeper.run.stop import Stop
+from sweeper.records.lock import EXIT_LOST, STALE_SECONDS, RunLock, RunLocked, is_alive, read_owner
+from sweeper.run.stop import StopFlag
 
 # Take the locks named on standard input one after another, each until the next line; say how it went.
 HOLDER = """
 import sys
 from pathlib import Path
-from sweeper.records.lock import RunLock, RunOwned
-from sweeper.run.stop import Stop
+from sweeper.records.lock import RunLock, RunLocked
+from sweeper.run.stop import StopFlag
 held = None
 for line in sys.stdin:
     if held is not None:
         held.__exit__(None, None, None)
-    held = RunLock(Path(line.strip()), Stop())
+    held = RunLock(Path(line.strip()), StopFlag())
     try:
         held.__enter__()
         print("won", flush=True)
-    except RunOwned:
+    except RunLocked:
         held = None
         print("owned", flush=True)
 """
@@ -65,7 +65,7 @@ def holders(repository) -> Iterator[list[Holder]]:
 
 
 def take(path: Path) -> RunLock:
-    return RunLock(path, Stop())
+    return RunLock(path, StopFlag())
 
 
 def write_owner(path: Path, **owner: object) -> None:
@@ -76,7 +76,7 @@ def write_owner(path: Path, **owner: object) -> None:
 def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with take(path):
-        with pytest.raises(RunOwned, match=f"owned by process {os.getpid()} on "), take(path):
+        with pytest.raises(RunLocked, match=f"owned by process {os.getpid()} on "), take(path):
             pass
         assert is_alive(path)
     assert not path.exists()
@@ -116,7 +116,7 @@ def test_a_reused_pid_is_not_its_first_owner(tmp_path: Path) -> None:
 def test_an_owner_on_another_machine_lives_by_its_heartbeat(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     write_owner(path, machine="elsewhere/01234567", pid=1, process_start="1")
-    with pytest.raises(RunOwned, match="owned by process 1 on elsewhere"), take(path):
+    with pytest.raises(RunLocked, match="owned by process 1 on elsewhere"), take(path):
         pass
     silent_since = time.time() - STALE_SECONDS - 1
     os.utime(path, (silent_since, silent_since))
@@ -165,9 +165,9 @@ def test_who_lost_the_lock_exits_on_the_spot_and_leaves_it_alone(tmp_path: Path,
 import sys, threading
 from pathlib import Path
 from sweeper.records import lock
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 lock.HEARTBEAT_SECONDS = 0.01
-with lock.RunLock(Path({str(path)!r}), Stop()):
+with lock.RunLock(Path({str(path)!r}), StopFlag()):
     print("won", flush=True)
     threading.Event().wait()
 """
@@ -186,9 +186,9 @@ def test_a_run_stops_when_the_process_that_started_it_is_gone(tmp_path: Path, re
 import time
 from pathlib import Path
 from sweeper.records import lock
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 lock.HEARTBEAT_SECONDS = 0.01
-stop = Stop()
+stop = StopFlag()
 with lock.RunLock(Path({str(tmp_path / "lock")!r}), stop):
     while not stop.is_set():
         time.sleep(0.01)

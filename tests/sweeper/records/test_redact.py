@@ -7,7 +7,7 @@ import pytest
 from sweeper.execution import execute_run
 from sweeper.records.redact import redact
 from sweeper.run.outcome import Outcome
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_an_errors_log_and_reason_are_redacted(planted, runs, run_config, data_r
         raise RuntimeError(f"refused {planted['HF_TOKEN']} in {planted['HOME']}")
 
     monkeypatch.setattr(execute_run, "open_data", fail)
-    rundir = runs.freeze(run_config)
+    rundir = runs.write_config(run_config)
     with capfd.disabled():  # the log is made of what standard output really gets
-        outcome, reason = execute_run.execute_run(rundir.path, data_root, Stop(), lambda progress: None)
+        outcome, reason = execute_run.execute_run(rundir.path, data_root, StopFlag(), lambda progress: None)
     assert (outcome, reason) == (Outcome.ERROR, "RuntimeError: refused <HF_TOKEN> in ~")
     log = rundir.log.read_text()
     assert "Traceback" in log

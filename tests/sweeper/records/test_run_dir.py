@@ -20,24 +20,24 @@ def with_metrics(path: Path, tail: str = "") -> RunDir:
 
 
 def test_what_is_frozen_is_loaded(runs, literal_run, execution) -> None:
-    assert runs.freeze(literal_run).load() == (literal_run, execution)
+    assert runs.write_config(literal_run).load() == (literal_run, execution)
 
 
 def test_an_unfinished_run_submitted_again_takes_the_new_execution(runs, literal_run, execution) -> None:
-    runs.freeze(literal_run)
+    runs.write_config(literal_run)
     again = replace(execution, threads=7, micro_batch=1)
-    assert runs.freeze(literal_run, again).load() == (literal_run, again)
+    assert runs.write_config(literal_run, again).load() == (literal_run, again)
 
 
 def test_a_finished_run_keeps_the_configuration_it_ran_with(runs, literal_run, execution) -> None:
-    rundir = runs.freeze(literal_run)
+    rundir = runs.write_config(literal_run)
     rundir.write_result({"state": "done"})
-    runs.freeze(literal_run, replace(execution, threads=7))
+    runs.write_config(literal_run, replace(execution, threads=7))
     assert rundir.load() == (literal_run, execution)
 
 
 def test_a_configuration_edited_after_submission_is_refused(runs, literal_run) -> None:
-    rundir = runs.freeze(literal_run)
+    rundir = runs.write_config(literal_run)
     config = rundir.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(UserError, match=rf"config\.yaml describes run .*; it was edited .*{literal_run.run_id}"):
@@ -48,7 +48,7 @@ def test_a_configuration_edited_after_submission_is_refused(runs, literal_run) -
     "content", ["", "run: {", "[]", "run: {}\nexecution: {}", "run: !!python/object/apply:os.getcwd []"]
 )
 def test_a_broken_configuration_is_an_error_that_names_the_file(runs, literal_run, content) -> None:
-    rundir = runs.freeze(literal_run)
+    rundir = runs.write_config(literal_run)
     (rundir.path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml|schema"):
         rundir.load()

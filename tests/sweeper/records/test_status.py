@@ -15,7 +15,7 @@ from sweeper.records.lock import RunLock
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, latest_sweep, run_status, sweep_table
 from sweeper.records.sweep_manifest import Sweep
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 
 
 def result(state: str, val_loss: float | None, reason: str = "") -> dict[str, object]:
@@ -47,7 +47,7 @@ def test_a_run_stopped_in_good_order_is_pending_and_tells_how_far_it_came(rundir
 
 
 def test_a_run_with_a_live_owner_is_running(rundir) -> None:
-    with RunLock(rundir.lock, Stop()):
+    with RunLock(rundir.lock, StopFlag()):
         assert (run_status(rundir.path).state, run_status(rundir.path).step) == (State.RUNNING, 3)
     assert run_status(rundir.path).state is State.PENDING
 
@@ -65,7 +65,7 @@ def test_a_run_that_failed_says_why_until_somebody_tries_again(rundir) -> None:
     status = run_status(rundir.path)
     assert (status.state, status.reason) == (State.FAILED, "worker died with signal SIGKILL")
     rundir.lock.unlink()
-    with RunLock(rundir.lock, Stop()):
+    with RunLock(rundir.lock, StopFlag()):
         assert run_status(rundir.path).state is State.RUNNING
 
 

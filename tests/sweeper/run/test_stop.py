@@ -8,8 +8,8 @@ def test_a_signal_may_interrupt_the_handler_of_another(repository) -> None:
     """As SLURM's USR2 and the pool's SIGTERM do; `threading.Event` hangs here."""
     code = """
 import random, signal, time
-from sweeper.run.stop import Stop
-stop = Stop()
+from sweeper.run.stop import StopFlag
+stop = StopFlag()
 signal.signal(signal.SIGALRM, lambda *_: stop.set())
 end = time.monotonic() + 1
 while time.monotonic() < end:

@@ -12,8 +12,7 @@ import sweeper.train
 from sweeper.config.resolve import ResolvedRun, resolve
 from sweeper.errors import UserError
 from sweeper.grid.build import sweep_name
-from sweeper.run.spec import Execution
-from sweeper.run.tracking import Tracking
+from sweeper.run.execution import Execution, Tracking
 from sweeper.tracking.wandb_run import MAX_ID, Entry, wandb_id
 
 CONF = Path(sweeper.train.__file__).resolve().parents[1] / "conf"

@@ -9,10 +9,10 @@ import pytest
 
 from sweeper.execution.execute_run import execute_run
 from sweeper.records.run_dir import RunDir
+from sweeper.run.execution import Execution, Tracking
 from sweeper.run.outcome import Outcome
-from sweeper.run.spec import Execution, RunConfig
-from sweeper.run.stop import Stop
-from sweeper.run.tracking import Tracking
+from sweeper.run.spec import RunConfig
+from sweeper.run.stop import StopFlag
 from sweeper.tracking import client
 
 from .wandb_server import WandbServer
@@ -88,7 +88,7 @@ class Trained:
         return steps
 
 
-class Steps(Stop):
+class Steps(StopFlag):
     """Does things before certain steps, and is set before another: the loop asks before every step."""
 
     def __init__(self, at_step: dict[int, Callable[[], Any]], stop_at: int | None) -> None:
@@ -119,7 +119,7 @@ def train(
     ) -> Trained:
         rundir = RunDir(runs.root / config.run_id)
         labels = {"rule": "linear", "panels": ["b", "c"], "sweep": "s-test", "preset": "test"}
-        rundir.freeze(config, replace(execution, tracking=tracking), labels)
+        rundir.write_config(config, replace(execution, tracking=tracking), labels)
         stop = Steps(at_step or {}, stop_at)
         with capfd.disabled():  # the log is made of what standard output really gets
             outcome, reason = execute_run(rundir.path, data_root, stop, stop.reports.append)

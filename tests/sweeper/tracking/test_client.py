@@ -15,8 +15,8 @@ import pytest
 
 from sweeper.records.export import readouts_table
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.execution import Tracking
 from sweeper.run.outcome import Outcome
-from sweeper.run.tracking import Tracking
 from sweeper.tracking import client
 from sweeper.tracking.mirrored_run import MirroredRun
 from sweeper.tracking.offline import read_directory
@@ -247,14 +247,14 @@ def test_a_worker_that_is_killed_leaves_its_rows_and_no_process(
 ) -> None:
     """kill -9: the mirror finds its input ended, hands in what there is and goes."""
     schedule = replace(run_config.schedule, steps=100_000)
-    rundir = runs.freeze(replace(run_config, schedule=schedule), replace(execution, tracking=OFFLINE))
+    rundir = runs.write_config(replace(run_config, schedule=schedule), replace(execution, tracking=OFFLINE))
     worker = subprocess.Popen(
         [sys.executable, "-m", "sweeper.execution.worker", str(data_root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
     assert worker.stdin is not None
-    worker.stdin.write(json.dumps({"run": str(rundir.path), "seat": {}}).encode() + b"\n")
+    worker.stdin.write(json.dumps({"run": str(rundir.path), "rank_info": {}}).encode() + b"\n")
     worker.stdin.flush()
     wandb = runs.root.parent / "wandb"
     wait_until(lambda: list(wandb.glob("*/*.wandb")) and rundir.read_metrics(), "an offline file and a row")

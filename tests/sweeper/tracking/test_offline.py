@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import UserError
-from sweeper.run.tracking import Tracking
+from sweeper.run.execution import Tracking
 from sweeper.tracking.offline import BLOCK, FILE_HEADER, is_ended, read_directory
 from sweeper.tracking.wandb_run import Entry, Session
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from model import LoopedTransformer, ModelConfig, initialize_, parameter_table
 from sweeper.records.run_dir import RunDir
-from sweeper.run.spec import Execution, ProbeConfig
-from sweeper.run.stop import Stop
+from sweeper.run.execution import Execution
+from sweeper.run.spec import ProbeConfig
+from sweeper.run.stop import StopFlag
 from sweeper.training.probe import Probe, random_rows
 
 SHAPE = ModelConfig(
@@ -35,8 +36,8 @@ def rundir(tmp_path: Path) -> RunDir:
     return RunDir(tmp_path)
 
 
-def carry_out(rundir: RunDir, config: ProbeConfig, execution: Execution) -> dict[str, object]:
-    result = Probe(rundir, config, execution).run(Stop(), lambda progress: None)
+def run(rundir: RunDir, config: ProbeConfig, execution: Execution) -> dict[str, object]:
+    result = Probe(rundir, config, execution).run(StopFlag(), lambda progress: None)
     assert result is not None
     return result
 
@@ -51,7 +52,7 @@ def stream_by_hand(model: LoopedTransformer, tokens: torch.Tensor) -> list[torch
 
 
 def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution: Execution) -> None:
-    assert carry_out(rundir, PROBE, execution)["state"] == "done"
+    assert run(rundir, PROBE, execution)["state"] == "done"
     model = LoopedTransformer(SHAPE)
     initialize_(model, PROBE.table, PROBE.seed)
     decayed = {name for name, _ in model.named_parameters() if name.startswith("blocks") and "norm" not in name}
@@ -84,12 +85,12 @@ def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution
 @pytest.mark.parametrize("increment_layers", [1, 2])
 def test_cosines_are_those_of_the_streams_increments(rundir, execution, increment_layers) -> None:
     config = replace(PROBE, increment_layers=increment_layers)
-    carry_out(rundir, config, execution)
+    run(rundir, config, execution)
     model = LoopedTransformer(SHAPE)
     initialize_(model, config.table, config.seed)
     probe = Probe(RunDir(rundir.path / "again"), config, execution)
     (rundir.path / "again").mkdir()
-    probe.run(Stop(), lambda progress: None)
+    probe.run(StopFlag(), lambda progress: None)
     stream = torch.stack(stream_by_hand(probe.model, random_rows(config)[:, :-1])[::increment_layers]).detach()
     increments = stream.diff(dim=0).flatten(1, 2)  # (S, B·T, D)
     expected = torch.stack(
@@ -103,33 +104,33 @@ def test_cosines_are_those_of_the_streams_increments(rundir, execution, incremen
 
 
 def test_a_probe_without_a_wish_for_cosines_reads_nothing_out(rundir, execution) -> None:
-    carry_out(rundir, PROBE, execution)
+    run(rundir, PROBE, execution)
     assert rundir.readouts() == {}
 
 
 def test_recomputing_activations_changes_no_number_beyond_rounding(rundir, execution, tmp_path) -> None:
-    carry_out(rundir, replace(PROBE, increment_layers=1), execution)
+    run(rundir, replace(PROBE, increment_layers=1), execution)
     other = RunDir(tmp_path / "recomputed")
     other.path.mkdir()
-    carry_out(other, replace(PROBE, increment_layers=1), replace(execution, recompute=True))
+    run(other, replace(PROBE, increment_layers=1), replace(execution, recompute=True))
     for line, again in zip(rundir.read_metrics(), other.read_metrics(), strict=True):
         assert line == pytest.approx(again, rel=1e-6)
 
 
 def test_a_stopped_probe_starts_anew_and_ends_with_the_same_numbers(rundir, execution, tmp_path) -> None:
-    stop = Stop()
+    stop = StopFlag()
     assert Probe(rundir, PROBE, execution).run(stop, lambda progress: stop.set()) is None
     assert len(rundir.read_metrics()) == 1
-    carry_out(rundir, PROBE, execution)
+    run(rundir, PROBE, execution)
     other = RunDir(tmp_path / "undisturbed")
     other.path.mkdir()
-    carry_out(other, PROBE, execution)
+    run(other, PROBE, execution)
     assert rundir.metrics.read_bytes() == other.metrics.read_bytes()
 
 
 def test_a_stream_that_leaves_the_numbers_is_a_result(rundir, execution) -> None:
     wide = parameter_table(base_lr=1e30, init_std=0.2, eps=1e-8, weight_decay=0.1, depth_multiplier=1)
-    result = carry_out(rundir, replace(PROBE, table=wide), execution)
+    result = run(rundir, replace(PROBE, table=wide), execution)
     assert result["state"] == "diverged"
     assert "not finite after step" in str(result["reason"])
     assert result["step"] < PROBE.steps

@@ -19,12 +19,12 @@ from sweeper.errors import UserError
 from sweeper.execution.execute_run import execute_run
 from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
-from sweeper.run.stop import Stop
+from sweeper.run.stop import StopFlag
 from sweeper.training.readouts import StreamReadouts, stream_readouts
 from sweeper.training.trainer import Trainer
 
 
-class StopAfter(Stop):
+class StopAfter(StopFlag):
     """Set once it has been asked `steps` times: the loop asks before every step."""
 
     def __init__(self, steps: int) -> None:
@@ -66,8 +66,8 @@ def losses(rundir: RunDir) -> list[float]:
 def undisturbed(run_config, execution, run_data, tmp_path_factory) -> bytes:
     """metrics.jsonl of `run_config`, left alone."""
     rundir = RunDir(tmp_path_factory.mktemp("undisturbed") / run_config.run_id)
-    rundir.freeze(run_config, execution, {})
-    result = Trainer(rundir, run_config, execution, run_data).run(Stop(), lambda progress: None)
+    rundir.write_config(run_config, execution, {})
+    result = Trainer(rundir, run_config, execution, run_data).run(StopFlag(), lambda progress: None)
     assert result["state"] == "done"
     return rundir.metrics.read_bytes()
 
@@ -203,7 +203,7 @@ def test_readouts_of_processes_add_up(runs, run_config, execution, run_data) -> 
     for readouts, of_part in zip(parts, (rows[:5], rows[5:]), strict=False):
         with torch.no_grad():
             trainer.model(of_part[:, :-1], observe=readouts.observe)
-        readouts.take_in(of_part[:, 1:])
+        readouts.update(of_part[:, 1:])
     for sums in zip(*(readouts.sums() for readouts in parts), strict=True):
         sums[0].add_(sums[1]).add_(sums[2])
     found, expected = parts[0].to_dict(), stream_readouts(trainer.model, rows)
@@ -292,8 +292,8 @@ def test_under_bf16_weights_gradients_and_moments_stay_fp32(runs, run_config, ex
     assert {*weights, *gradients, *moments} == {torch.float32}
 
 
-def carry_out(rundir: RunDir, data_root: Path, stop: Stop | None = None) -> tuple[Outcome, str]:
-    return execute_run(rundir.path, data_root, stop or Stop(), lambda progress: None)
+def run(rundir: RunDir, data_root: Path, stop: StopFlag | None = None) -> tuple[Outcome, str]:
+    return execute_run(rundir.path, data_root, stop or StopFlag(), lambda progress: None)
 
 
 def test_the_result_is_written_last(runs, run_config, data_root, undisturbed, monkeypatch) -> None:
@@ -305,8 +305,8 @@ def test_the_result_is_written_last(runs, run_config, data_root, undisturbed, mo
         write(self, result)
 
     monkeypatch.setattr(RunDir, "write_result", write_result)
-    rundir = runs.freeze(run_config)
-    assert carry_out(rundir, data_root) == (Outcome.DONE, "")
+    rundir = runs.write_config(run_config)
+    assert run(rundir, data_root) == (Outcome.DONE, "")
     assert seen == [(undisturbed, ["step-00000008.pt", "step-00000012.pt"])]
     result = rundir.result()
     assert (result["run_id"], result["state"], result["step"]) == (run_config.run_id, "done", 12)
@@ -316,29 +316,29 @@ def test_the_result_is_written_last(runs, run_config, data_root, undisturbed, mo
 
 
 def test_a_finished_run_is_never_run_again(runs, run_config, data_root, monkeypatch) -> None:
-    rundir = runs.freeze(run_config)
-    carry_out(rundir, data_root)
+    rundir = runs.write_config(run_config)
+    run(rundir, data_root)
     before = {path: path.read_bytes() for path in rundir.path.iterdir() if path.is_file()}
     monkeypatch.setattr("sweeper.execution.execute_run.Trainer", None)
-    assert carry_out(rundir, data_root) == (Outcome.DONE, "")
+    assert run(rundir, data_root) == (Outcome.DONE, "")
     assert {path: path.read_bytes() for path in rundir.path.iterdir() if path.is_file()} == before
 
 
 def test_a_diverged_run_is_a_result_and_not_an_error(runs, run_config, data_root) -> None:
-    rundir = runs.freeze(at_rate(run_config, 1e30))
-    outcome, reason = carry_out(rundir, data_root)
+    rundir = runs.write_config(at_rate(run_config, 1e30))
+    outcome, reason = run(rundir, data_root)
     assert outcome is Outcome.DIVERGED
     assert rundir.result()["reason"] == reason
-    assert carry_out(rundir, data_root) == (outcome, reason)
+    assert run(rundir, data_root) == (outcome, reason)
 
 
 def test_a_run_told_to_stop_has_no_result_and_no_owner(runs, run_config, data_root) -> None:
-    rundir = runs.freeze(run_config)
-    assert carry_out(rundir, data_root, StopAfter(5))[0] is Outcome.STOPPED
+    rundir = runs.write_config(run_config)
+    assert run(rundir, data_root, StopAfter(5))[0] is Outcome.STOPPED
     assert rundir.result() is None
     assert not rundir.lock.exists()
     assert [path.name for path in rundir.checkpoints.glob("*.pt")][-1:] != []
-    assert carry_out(rundir, data_root)[0] is Outcome.DONE
+    assert run(rundir, data_root)[0] is Outcome.DONE
 
 
 def edit_the_configuration(rundir: RunDir) -> None:
@@ -355,10 +355,10 @@ def tear_the_result(rundir: RunDir) -> None:
     [(edit_the_configuration, "edited after submission"), (tear_the_result, "result.json is not JSON")],
 )
 def test_what_the_user_must_put_right_is_refused_and_not_retried(runs, run_config, data_root, damage, named) -> None:
-    rundir = runs.freeze(run_config)
+    rundir = runs.write_config(run_config)
     damage(rundir)
-    outcome, reason = carry_out(rundir, data_root)
-    assert outcome is Outcome.REFUSED
+    outcome, reason = run(rundir, data_root)
+    assert outcome is Outcome.INVALID
     assert named in reason
     assert "\n" not in reason
     assert not rundir.lock.exists()
@@ -374,19 +374,19 @@ def full(*_: object) -> None:
     ids=["lock", "metrics"],
 )
 def test_a_full_disk_is_refused_with_the_way_out(runs, run_config, data_root, where, replacement, monkeypatch) -> None:
-    rundir = runs.freeze(run_config)
+    rundir = runs.write_config(run_config)
     with monkeypatch.context() as patch:
         patch.setattr(where, replacement)
-        outcome, reason = carry_out(rundir, data_root)
-    assert outcome is Outcome.REFUSED
+        outcome, reason = run(rundir, data_root)
+    assert outcome is Outcome.INVALID
     assert reason.startswith("no space left for ")
     assert reason.endswith("free some, or move it with paths.runs=DIR or paths.data=DIR")
-    assert carry_out(rundir, data_root) == (Outcome.DONE, "")
+    assert run(rundir, data_root) == (Outcome.DONE, "")
 
 
 def test_missing_data_is_refused_with_the_way_out(runs, run_config, tmp_path) -> None:
-    outcome, reason = carry_out(runs.freeze(run_config), tmp_path / "nowhere")
-    assert outcome is Outcome.REFUSED
+    outcome, reason = run(runs.write_config(run_config), tmp_path / "nowhere")
+    assert outcome is Outcome.INVALID
     assert run_config.data in reason
     assert "prepare it again" in reason
 
@@ -394,19 +394,19 @@ def test_missing_data_is_refused_with_the_way_out(runs, run_config, tmp_path) ->
 def test_a_run_owned_elsewhere_is_left_alone(runs, run_config, data_root) -> None:
     from sweeper.records.lock import RunLock
 
-    rundir = runs.freeze(run_config)
-    with RunLock(rundir.lock, Stop()):
-        outcome, reason = carry_out(rundir, data_root)
-    assert outcome is Outcome.OWNED
+    rundir = runs.write_config(run_config)
+    with RunLock(rundir.lock, StopFlag()):
+        outcome, reason = run(rundir, data_root)
+    assert outcome is Outcome.LOCKED
     assert reason.startswith("owned by process ")
     assert not rundir.metrics.exists()
 
 
 def test_a_run_directory_may_be_moved_between_attempts(runs, reference_runs, run_config, data_root, undisturbed):
     """Nothing in it holds a path."""
-    rundir = runs.freeze(run_config)
-    carry_out(rundir, data_root, StopAfter(5))
+    rundir = runs.write_config(run_config)
+    run(rundir, data_root, StopAfter(5))
     reference_runs.root.mkdir()
     moved = RunDir(Path(shutil.move(rundir.path, reference_runs.root / rundir.path.name)))
-    assert carry_out(moved, data_root)[0] is Outcome.DONE
+    assert run(moved, data_root)[0] is Outcome.DONE
     assert moved.metrics.read_bytes() == undisturbed

@@ -1,0 +1,59 @@
+"""How a run is executed and where it is mirrored to; no part of what a run is."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+MODES = ("offline", "online", "off")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """How a run is mirrored to wandb.
+
+    Attributes:
+        mode: "offline" (files, for `wandb sync`), "online" (a server; files where it does not answer) or "off".
+        project: on the server.
+        entity: its owner; None for the account's default.
+        base_url: of the server.
+        init_timeout: seconds for the server to answer when a run is opened.
+        finish_timeout: seconds for the last uploads when it is closed.
+    """
+
+    mode: str = "off"
+    project: str = "loopsweep"
+    entity: str | None = None
+    base_url: str = "https://api.wandb.ai"
+    init_timeout: float = 10.0
+    finish_timeout: float = 10.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out: may change its speed and memory, never what it is.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        micro_batch: sequences in one forward pass; gradients accumulate up to the run's batch.
+        compile: compile one block and reuse it for every layer and loop step.
+        recompute: recompute activations in the backward pass instead of storing them.
+        threads: CPU threads of one run.
+        log_every: steps between lines in metrics.jsonl.
+        validate_every: steps between validations on the way; the last step always validates.
+        checkpoint_every: steps between checkpoints.
+        tracking: where it is mirrored to.
+    """
+
+    device: str
+    micro_batch: int
+    compile: bool
+    recompute: bool
+    threads: int
+    log_every: int
+    validate_every: int
+    checkpoint_every: int
+    tracking: Tracking = field(default_factory=Tracking)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `dataclasses.asdict`; records from before there was tracking have none."""
+        return cls(**{**fields, "tracking": Tracking(**fields.get("tracking", {}))})

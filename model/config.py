@@ -1,8 +1,18 @@
 """The shape of one looped Transformer, as plain values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 CHUNK_LOGITS = 2**26  # that the head scores at once: 256 MiB in fp32
+
+
+def neutral(value: Any) -> Any:
+    """A dataclass field with a default that changes nothing: a run with it is the run from before the field existed.
+
+    Fields that are added to a run's configuration are declared so. A field at its neutral value is left out of the
+    run's record and of its identity, so a new choice changes no id.
+    """
+    return field(default=value, metadata={"neutral": True})
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,8 @@ class ModelConfig:
         max_seq_len: longest sequence the rotary table covers, in tokens.
         rope_theta: base of the rotary frequencies.
         norm_eps: added to the mean square in every RMSNorm.
+        loop: how the state passes from one loop step to the next.
+        block: where a block has its norms.
 
     Raises:
         ValueError: for a shape that cannot be built; the message names the field.
@@ -37,6 +49,8 @@ class ModelConfig:
     max_seq_len: int = 2048
     rope_theta: float = 500_000.0
     norm_eps: float = 1e-5
+    loop: str = neutral("plain")
+    block: str = neutral("pre_norm")
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_heads", "mlp_dim", "n_layers", "n_loops", "max_seq_len"):

@@ -15,7 +15,7 @@ from analysis.stats.probe import SLOPE_RANGES
 
 # Growth is an exponent p of n^p, and theory knows p = 0, 1/2 and 1. An exponent is taken for the one it is nearest to.
 HALF_STEP = 0.25
-PAPER_SHAPE = {"vocab_size": 128_256, "d_model": 768, "n_heads": 12, "mlp_dim": 2048}  # Table 2
+PAPER_SHAPE: dict[str, Any] = {"vocab_size": 128_256, "d_model": 768, "n_heads": 12, "mlp_dim": 2048}  # Table 2
 PAPER_PARAMETERS = {12: 183.5, 24: 268.4, 48: 438.3}  # millions
 # The paper's "within ~4x" against the 8x of sqrt(N) growth over N = 1…64: their middle, in octaves.
 SPREAD_OCTAVES = 2.5

@@ -11,7 +11,10 @@ from omegaconf import MISSING, OmegaConf
 
 @dataclass
 class ModelSection:
-    """Shape of the model; `n_layers` usually comes from the panel, as a multiple of `scaling.ref_layers`."""
+    """Shape of the model; `n_layers` usually comes from the panel, as a multiple of `scaling.ref_layers`.
+
+    `loop` says how the state passes from one loop step to the next, `block` where a block has its norms.
+    """
 
     vocab_size: int = MISSING
     d_model: int = MISSING
@@ -21,6 +24,8 @@ class ModelSection:
     n_loops: int = MISSING
     rope_theta: float = MISSING
     norm_eps: float = MISSING
+    loop: str = MISSING
+    block: str = MISSING
 
 
 @dataclass

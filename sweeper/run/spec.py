@@ -1,7 +1,7 @@
 """One resolved run, of any kind: what determines its result, and the identity that follows from it."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self, cast
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Self
 
 from model import ModelConfig, ParameterRow
 from sweeper.errors import UserError
@@ -40,7 +40,7 @@ class _Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in config.yaml and as they are hashed."""
-        return {"schema": SCHEMA_VERSION, "kind": self.KIND, **_plain(asdict(cast(Any, self)))}
+        return {"schema": SCHEMA_VERSION, "kind": self.KIND, **_plain_fields(self)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -245,10 +245,19 @@ def run_from_dict(fields: dict[str, Any]) -> AnyRun:
     return KINDS[kind].from_dict(fields)
 
 
+def _plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as plain values, without those at their neutral value (`model.config.neutral`)."""
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in fields(value)
+        if not (field.metadata.get("neutral") and getattr(value, field.name) == field.default)
+    }
+
+
 def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+    """Dataclasses as dicts and tuples as lists, all the way down."""
+    if is_dataclass(value):
+        return _plain_fields(value)
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from model import LoopedTransformer, ModelConfig, ParameterRow, parameter_table
+from model import ModelConfig, ParameterRow, parameter_table
+from model.transformer import LoopedTransformer
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution

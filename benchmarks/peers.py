@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.cpu.matmul import by_onednn
+from model.matmul import by_onednn
 from sweeper.run.spec import RunConfig
 
 QUERIES_AT_ONCE = 256  # rows of the causal square that are multiplied with every key up to their last

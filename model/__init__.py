@@ -1,33 +1,23 @@
 """Looped Transformers with a scaled residual stream. Knows nothing of Hydra, files or clusters.
 
-`ModelConfig`, `residual_scale` and the parameter table import without PyTorch; `LoopedTransformer` brings it in.
+These names import without PyTorch. The model is `model.transformer.LoopedTransformer`; `model.initialization` gives it
+its first weights and its optimizer's groups, and `model.cpu.enable` the fast path of a CPU.
 """
 
-from typing import TYPE_CHECKING, Any
-
+from model.blocks import BLOCKS
 from model.config import ModelConfig
-from model.parameterization import ParameterRow, initialize_, parameter_groups, parameter_table
+from model.loop import LOOPS
+from model.parameter_row import ParameterRow
+from model.parameterization import parameter_table
 from model.scaling import RULES, ScalingRule, residual_scale
 
-if TYPE_CHECKING:
-    from model.transformer import LoopedTransformer
-
 __all__ = [
+    "BLOCKS",
+    "LOOPS",
     "RULES",
-    "LoopedTransformer",
     "ModelConfig",
     "ParameterRow",
     "ScalingRule",
-    "initialize_",
-    "parameter_groups",
     "parameter_table",
     "residual_scale",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "LoopedTransformer":
-        from model.transformer import LoopedTransformer
-
-        return LoopedTransformer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,10 @@
 """The shape of one looped Transformer, as plain values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from model.blocks import BLOCKS
+from model.loop import LOOPS
 
 CHUNK_LOGITS = 2**26  # that the head scores at once: 256 MiB in fp32
 
@@ -32,8 +35,8 @@ class ModelConfig:
         max_seq_len: longest sequence the rotary table covers, in tokens.
         rope_theta: base of the rotary frequencies.
         norm_eps: added to the mean square in every RMSNorm.
-        loop: how the state passes from one loop step to the next.
-        block: where a block has its norms.
+        loop: how the state passes from one loop step to the next, a name in `model.loop.LOOPS`.
+        block: where a block has its norms, a name in `model.blocks.BLOCKS`.
 
     Raises:
         ValueError: for a shape that cannot be built; the message names the field.
@@ -64,6 +67,9 @@ class ModelConfig:
             )
         if not self.residual_scale > 0:
             raise ValueError(f"residual_scale={self.residual_scale} must be positive")
+        for name, registry in (("loop", LOOPS), ("block", BLOCKS)):
+            if getattr(self, name) not in registry:
+                raise ValueError(f"{name}={getattr(self, name)} is unknown; allowed: {', '.join(registry)}")
 
     @property
     def head_dim(self) -> int:
@@ -72,10 +78,16 @@ class ModelConfig:
 
     @property
     def block_params(self) -> int:
-        """Parameters of one block's matrices and two norm gains (7.08M at the paper's width)."""
-        return 4 * self.d_model**2 + 3 * self.d_model * self.mlp_dim + 2 * self.d_model
+        """Parameters of one block (7.08M at the paper's width)."""
+        return BLOCKS[self.block].n_params(self)
 
     @property
     def n_params(self) -> int:
         """Distinct parameters, tied head counted once (Table 2: 183.5M, 268.4M, 438.3M)."""
-        return self.vocab_size * self.d_model + self.n_layers * self.block_params + self.d_model
+        stack = self.n_layers * self.block_params + LOOPS[self.loop].n_params(self)
+        return self.vocab_size * self.d_model + stack + self.d_model
+
+    def without_idle_loop(self) -> "ModelConfig":
+        """The same model under one name: with N = 1 most kinds of loop are the plain one."""
+        is_plain = self.n_loops == 1 and LOOPS[self.loop].is_plain_at_one_loop
+        return replace(self, loop="plain") if is_plain else self

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.config import CHUNK_LOGITS
-from model.cpu.matmul import mm, prefers_onednn
+from model.matmul import mm, prefers_onednn
 
 CACHED_LOGITS = 2**21  # that a CPU takes through the softmax at once: 8 MiB, and memory is read and written once
 ROWS_AT_ONCE = 2**12  # of the head, whose products oneDNN returns before they are put where they belong

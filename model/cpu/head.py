@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model.cpu.matmul import mm
 from model.cpu.segment import compile_parts
+from model.layers import RMSNorm
+from model.loss import head_cross_entropy
+from model.matmul import mm
 
 FEW_LOGITS = 2**22  # tokens × vocabulary up to which one program is faster than `model.loss`
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def head_program(tokens: int, d_model: int, vocab_size: int, norm_eps: float) ->
             [program] = compile_parts(make_fx(apply, tracing_mode="fake")(*inputs), inputs, backward=False)
             return program
     except Exception as error:  # as for the block: it costs speed only
-        log.warning("cannot compile the head (%s); going on without", str(error).partition("\n")[0])
+        log.warning("cannot compile the head (%s); running it uncompiled", str(error).partition("\n")[0])
         return None
 
 
@@ -68,6 +70,16 @@ def compiled_head_loss(h: Tensor, gain: Tensor, weight: Tensor, targets: Tensor,
         return None
     loss: Tensor = _Head.apply(program, h, gain, weight, targets)  # type: ignore[no-untyped-call]
     return loss
+
+
+def loss_of(h: Tensor, norm: RMSNorm, head: Tensor, targets: Tensor) -> Tensor:
+    """`model.transformer.loss_of`, by one program where that is possible and pays."""
+    is_fp32_on_cpu = h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if is_fp32_on_cpu and torch.is_grad_enabled():
+        loss = compiled_head_loss(h, norm.weight, head, targets, norm.eps)
+        if loss is not None:
+            return loss
+    return head_cross_entropy(norm(h), head, targets)
 
 
 class _Head(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Parts of a block written out for the compiler, as they are fastest on a CPU at small shapes; the same numbers.
 
-`model.transformer` says each of them the usual way; `Spelled` puts these in their place while a block is traced.
+`model.layers` writes each of them the usual way. `CpuRewrites` puts these in their place while a block is traced.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model.cpu.matmul import mm
+from model.matmul import mm
 
 QUERIES_AT_ONCE = 64  # rows of the causal square that are multiplied with every key up to their last
 
@@ -46,13 +46,16 @@ product.register_autograd(_gradients, setup_context=_remember)
 DECOMPOSITIONS = {torch.ops.loopsweep.product.default: lambda x, weight, transposed: mm(x, transposed)}  # for inductor
 
 
-class Spelled(TorchFunctionMode):
-    """While it is entered, a block's functions are written out.
+class CpuRewrites(TorchFunctionMode):
+    """While it is entered, calls that a block makes are written out as they are fastest.
 
     - SiLU by its sigmoid, so that the backward pass takes one exponential and not two;
-    - attention by its scores, where a mask is given; elsewhere the flash kernel gets a copy of the values, because it
-      reads them faster so and because they would keep queries and keys, rotated since, in memory;
+    - causal self-attention by its scores, where a mask is given; elsewhere the flash kernel gets a copy of the values,
+      because it reads them faster so and because they would keep queries and keys, rotated since, in memory;
     - linear maps by `product`, where transposed weights are given.
+
+    A rewrite applies to the exact call that it knows. Any other call, such as attention that is not causal or has a
+    mask of its own, is torch's.
 
     Args:
         mask: (T, T), added to the scores: 0 where a query sees a key, else −∞.
@@ -65,17 +68,18 @@ class Spelled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch in place of every function of it."""
-        if func is F.silu:
+        kwargs = kwargs or {}
+        if func is F.silu and len(args) == 1 and not any(kwargs.values()):
             return args[0] * torch.sigmoid(args[0])
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and _is_causal_self_attention(args, kwargs):
             q, k, v = args
-            if self.mask is not None:
+            if self.mask is not None and len(self.mask) == q.shape[2]:
                 return self._attention(self.mask, q, k, v)
-            return func(q, k, v.contiguous(), **(kwargs or {}))
-        if func is F.linear and self.transposed:
-            x, weight, _ = args
-            return product(x.flatten(0, 1), weight, self.transposed[id(weight)]).unflatten(0, x.shape[:2])
-        return func(*args, **(kwargs or {}))
+            return func(q, k, v.contiguous(), is_causal=True)
+        if func is F.linear and not kwargs and args[2:] in ((), (None,)) and id(args[1]) in self.transposed:
+            x, weight = args[:2]
+            return product(x.flatten(0, -2), weight, self.transposed[id(weight)]).unflatten(0, x.shape[:-1])
+        return func(*args, **kwargs)
 
     @staticmethod
     def _attention(mask: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -86,3 +90,8 @@ class Spelled(TorchFunctionMode):
             scores = q[:, :, start:end] @ k[:, :, :end].mT * q.shape[-1] ** -0.5 + mask[start:end, :end]
             parts.append(torch.softmax(scores, dim=-1) @ v[:, :, :end])
         return torch.cat(parts, dim=2)
+
+
+def _is_causal_self_attention(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the call is `scaled_dot_product_attention(q, k, v, is_causal=True)` of (B, H, T, D) each."""
+    return kwargs == {"is_causal": True} and len(args) == 3 and args[0].dim() == 4 and len({x.shape for x in args}) == 1

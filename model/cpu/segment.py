@@ -1,6 +1,6 @@
-"""The looped stack of a CPU run as compiled programs, called from one autograd node.
+"""The blocks of one segment as compiled programs, called from one autograd node.
 
-A block is compiled once, forward and backward, as `model.cpu.rewrites` writes it; every layer, loop step, N and rule
+A block is compiled once, forward and backward, as `model.cpu.rewrites` writes it. Every layer, loop step, N and rule
 uses the same two programs, because weights, ε and the rotary table are their inputs. `torch.compile` on the module
 would go through guards and an autograd node of its own at every application, which at small widths is a quarter of the
 step.
@@ -9,28 +9,29 @@ step.
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.decomposition import select_decomp_table
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 from torch.compiler import config as compiler_config
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model.config import ModelConfig
-from model.cpu import matmul
-from model.cpu.rewrites import DECOMPOSITIONS, Spelled
-from model.transformer import Block, Observer, rotary_table
+from model import matmul
+from model.cpu import lowering
+from model.cpu.rewrites import DECOMPOSITIONS, CpuRewrites
+from model.loop import apply_blocks
 
 SHORT = 512  # tokens up to which keeping all scores is faster than the flash kernel, which computes them twice
 TOKENS_PER_WIDTH = 8  # tokens in units of d_model from which transposing the weights once a step pays
@@ -42,7 +43,7 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
 
     Each takes a list of tensors, which it empties, and is called without guards.
     """
-    matmul.lower_for_inductor()
+    lowering.register()
     made: list[Any] = []
 
     def keep(*args: Any, **kwargs: Any) -> Any:
@@ -67,141 +68,246 @@ def compile_parts(traced: GraphModule, inputs: list[Tensor], *, backward: bool) 
 
 def _tag() -> str:
     """What a program on disk depends on that torch leaves out of its key: the vector instructions, and our lowering."""
-    return f"{pick_vec_isa()} {hashlib.sha256(Path(matmul.__file__).read_bytes()).hexdigest()}"
+    return f"{pick_vec_isa()} {hashlib.sha256(Path(lowering.__file__).read_bytes()).hexdigest()}"
 
 
 class Programs:
-    """A block's forward and backward pass for one shape of the residual stream.
+    """Forward and backward pass of a block for one shape of its inputs.
 
     Args:
-        block: any block of that shape.
-        rotary: its rotary table (2, T, D/2).
-        batch: sequences B.
+        block: a module that maps a stream and its context to a stream.
+        x: (B, T, d_model), a residual stream.
+        context: what the block gets beside it.
+
+    Raises:
+        Exception: whatever tracing or compiling raises.
     """
 
-    def __init__(self, block: Block, rotary: Tensor, batch: int) -> None:
-        names = [name for name, _ in block.named_parameters()]
-        seq_len, d_model = rotary.shape[1], block.attention.out.in_features
-        self.n_weights = len(names)
+    def __init__(self, block: nn.Module, x: Tensor, context: Sequence[Tensor]) -> None:
+        layout = layout_of(block)
+        names, (batch, seq_len, d_model) = layout.names, x.shape
+        self.n_weights = len(layout.parameters)
         self._transposes = batch * seq_len >= TOKENS_PER_WIDTH * d_model
         self._masks = [torch.full((seq_len, seq_len), -torch.inf).triu(1)] if seq_len <= SHORT else []
-        layer = self.layer([torch.empty_like(weight) for weight in block.parameters()])
-        self._x = len(layer) + 1  # its place among the inputs
+        layer = [torch.empty_like(tensor) for tensor in self.layer(layout.parameters, layout.buffers)]
+        stream = [torch.zeros_like(tensor) for tensor in (x, *context)]
+        self._x, self._end = len(layer), len(layer) + len(stream)  # where the stream is among the inputs
 
         def apply(*inputs: Tensor) -> Tensor:
-            weights, transposed = inputs[: len(names)], inputs[len(names) : len(layer)]
-            scale, x, rotary, *masks = inputs[len(layer) :]
-            matrices = [weight for weight in weights if weight.dim() == 2]
-            if not transposed and matmul.prefers_onednn(inputs[0]):
+            values, transposed = inputs[: len(names)], inputs[len(names) : self._x]
+            matrices = [weight for weight in values[: self.n_weights] if weight.dim() == 2]
+            if not transposed and matmul.prefers_onednn(x):
                 transposed = tuple(weight.mT for weight in matrices)
-            state = {**dict(zip(names, weights, strict=True)), "residual_scale": scale}
-            with Spelled(masks[0] if masks else None, dict(zip(map(id, matrices), transposed, strict=False))):
-                y: Tensor = functional_call(block, state, (x, rotary))
+            mask = inputs[self._end] if self._masks else None
+            with CpuRewrites(mask, dict(zip(map(id, matrices), transposed, strict=False))):
+                y: Tensor = functional_call(block, dict(zip(names, values, strict=True)), inputs[self._x : self._end])
             return y
 
-        inputs = [*layer, block.residual_scale, torch.zeros(batch, seq_len, d_model), rotary, *self._masks]
+        inputs = [*layer, *stream, *self._masks]
+        needs_grad = [i < self.n_weights or i == self._x for i in range(len(inputs))]
+        needs_grad[self._x + 1 : self._end] = [tensor.requires_grad for tensor in context]
         traced = make_fx(apply, tracing_mode="fake")(*inputs)
         for i, node in enumerate(traced.graph.find_nodes(op="placeholder")):
             for tensor in (inputs[i], node.meta["val"]):
-                tensor.requires_grad_(i < len(names) or i == self._x)
+                tensor.requires_grad_(needs_grad[i])
         self._forward, self._backward = compile_parts(traced, inputs, backward=True)
 
-    def layer(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """What the passes take of a layer: its weights, and where that pays its matrices transposed as well."""
-        return [*weights, *(weight.mT.contiguous() for weight in weights if self._transposes and weight.dim() == 2)]
+    def layer(self, weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> list[Tensor]:
+        """What the passes take of a block: parameters, buffers, and where that pays its matrices transposed."""
+        matrices = [weight for weight in weights if weight.dim() == 2] if self._transposes else []
+        return [*weights, *buffers, *(weight.detach().mT.contiguous() for weight in matrices)]
 
-    def forward(self, layer: Sequence[Tensor], scale: Tensor, x: Tensor, rotary: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, layer: Sequence[Tensor], x: Tensor, context: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The block's output (B, T, d_model), and what `backward` needs."""
-        y, *saved = self._forward([*layer, scale, x, rotary, *self._masks])
+        y, *saved = self._forward([*layer, x, *context, *self._masks])
         return y, saved
 
-    def backward(self, saved: list[Tensor], grad: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the weights and of x, from that of y; empties `saved`."""
+    def backward(self, saved: list[Tensor], grad: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor | None]]:
+        """Gradients of the weights, of x and of the context, from that of the output; empties `saved`."""
         saved.append(grad)
         grads = self._backward(saved)
-        return list(grads[: self.n_weights]), grads[self._x]
+        return list(grads[: self.n_weights]), grads[self._x], list(grads[self._x + 1 : self._end])
 
 
-@cache
-def programs(d_model: int, n_heads: int, mlp_dim: int, norm_eps: float, batch: int, seq_len: int) -> Programs:
-    """The passes of every block of this shape; compiled once in a process."""
-    with torch.device("cpu"):
-        block = Block(ModelConfig(1, d_model, n_heads, mlp_dim, 1, 1, 1.0, seq_len, norm_eps=norm_eps))
-        return Programs(block, rotary_table(seq_len, d_model // n_heads, 1.0), batch)
+class Layout:
+    """What a block is made of, looked up once: its programs are shared by blocks with the same `key`."""
+
+    def __init__(self, block: nn.Module) -> None:
+        modules = dict(block.named_modules())
+        self._parameters = [(module._parameters, name) for module in modules.values() for name in module._parameters]
+        self._buffers = [(module._buffers, name) for module in modules.values() for name in module._buffers]
+        self.names = [name for name, _ in (*block.named_parameters(), *block.named_buffers())]
+        tensors = [*self.parameters, *self.buffers]
+        self.key = (
+            *((name, type(module), *_plain_values(module)) for name, module in modules.items()),
+            *((name, tensor.shape, tensor.dtype) for name, tensor in zip(self.names, tensors, strict=True)),
+        )
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The block's parameters, in their own order."""
+        return [tensor for owner, name in self._parameters if (tensor := owner[name]) is not None]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The block's buffers, in their own order."""
+        return [tensor for owner, name in self._buffers if (tensor := owner[name]) is not None]
 
 
-@dataclass(frozen=True)
-class Course:
-    """The way of the residual stream through the blocks.
+def _plain_values(module: nn.Module) -> list[Any]:
+    """What a forward pass may read from `self` beside tensors and modules; of an object, such as a kind, its type."""
+    plain = (bool, int, float, str, type(None))
+    return [
+        (name, value if isinstance(value, plain) else type(value))
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+    ]
 
-    Attributes:
-        segments: for each segment, the layers it applies; loop steps, usually.
-        recompute: keep the stream at the start of each segment alone.
-        observe: told the stream after each segment.
+
+_layouts: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
+_programs: dict[tuple[Any, ...], Programs | None] = {}  # compiled once in a process
+
+
+def layout_of(block: nn.Module) -> Layout:
+    """The block's layout."""
+    if block not in _layouts:
+        _layouts[block] = Layout(block)
+    return _layouts[block]
+
+
+def programs_for(block: nn.Module, x: Tensor, context: Sequence[Tensor]) -> Programs | None:
+    """The programs of a block on inputs of these shapes; None where it cannot be compiled, after one warning."""
+    kind = layout_of(block).key
+    key = (kind, *_signature(x, context))
+    if key not in _programs:
+        try:
+            # Nothing that is saved while compiling concerns whoever drops activations and computes them again.
+            with torch.device("cpu"), saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+                _programs[key] = Programs(block, x, context)
+        except Exception as error:  # no compiler, no disk, code that cannot be traced: all of it costs speed only
+            if not any(other[0] == kind and failed is None for other, failed in _programs.items()):
+                log.warning("cannot compile the block (%s); running it uncompiled", str(error).partition("\n")[0])
+            _programs[key] = None
+    return _programs[key]
+
+
+def _signature(x: Tensor, context: Sequence[Tensor]) -> tuple[Any, ...]:
+    return (x.shape, *((tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in context))
+
+
+class CompiledStack:
+    """Applies the blocks of a model, segment by segment, in one forward pass; made anew for each pass.
+
+    A block is applied by its programs where the stream is fp32 on a CPU and not under autocast, and eagerly elsewhere.
+    Gradients of the weights are summed here over all segments, and handed to autograd once.
+
+    Args:
+        blocks: the L blocks.
     """
 
-    segments: Sequence[Sequence[int]]
-    recompute: bool
-    observe: Observer | None
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self.blocks = list(blocks)
+        self.weights = [layout_of(block).parameters for block in self.blocks]
+        self.grads: list[list[Tensor] | None] = [None] * len(self.blocks)
+        self._node: Tensor | None = None  # stands for all weights in autograd's graph
+        self._programs: dict[tuple[Any, ...], list[tuple[Programs, list[Tensor]]] | None] = {}  # by shapes
+
+    def __call__(self, layers: range, x: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """The stream (B, T, d_model) after the blocks of `layers`."""
+        x, *context = (tensor.contiguous() for tensor in (x, *context))  # programs are made for one order in memory
+        programs = self._programs_for(x, context)
+        if programs is None:
+            return apply_blocks(self.blocks, layers, x, tuple(context))
+        if self._node is None:
+            self._node = _Weights.apply(self, *chain.from_iterable(self.weights))  # type: ignore[no-untyped-call]
+        steps = [(layer, *programs[layer]) for layer in layers]
+        out: Tensor = _Segment.apply(self, steps, self._node, x, *context)  # type: ignore[no-untyped-call]
+        return out
+
+    def add(self, layer: int, grads: list[Tensor]) -> None:
+        """Add gradients of the weights of a block."""
+        total = self.grads[layer]
+        if total is None:
+            self.grads[layer] = grads
+        else:
+            torch._foreach_add_(total, grads)
+
+    def _programs_for(self, x: Tensor, context: Sequence[Tensor]) -> list[tuple[Programs, list[Tensor]]] | None:
+        """The programs of every block with what they take of it; None unless all of them can be used."""
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return None
+        signature = _signature(x, context)
+        if signature not in self._programs:
+            found = []
+            for block, weights in zip(self.blocks, self.weights, strict=True):
+                programs = programs_for(block, x, context)
+                if programs is not None:
+                    found.append((programs, programs.layer(weights, layout_of(block).buffers)))
+            self._programs[signature] = found if len(found) == len(self.blocks) else None
+        return self._programs[signature]
 
 
-def programs_for(block: Block, h: Tensor) -> Programs | None:
-    """The passes of `block` on a residual stream like h (B, T, d_model); None where it cannot be compiled."""
-    batch, seq_len, d_model = h.shape
-    heads, mlp_dim = block.attention.n_heads, block.mlp.down.in_features
-    try:
-        return programs(d_model, heads, mlp_dim, block.attention_norm.eps, batch, seq_len)
-    except Exception as error:  # no compiler, no disk, a bug in one of them: all of it costs speed only
-        log.warning("cannot compile the block (%s); going on without", str(error).partition("\n")[0])
-        return None
+class _Weights(torch.autograd.Function):
+    """The weights of all blocks as one node, which autograd visits after all segments that use it."""
 
-
-def run_stack(passes: Programs, blocks: Sequence[Block], h: Tensor, rotary: Tensor, course: Course) -> Tensor:
-    """The residual stream (B, T, d_model) after all segments, differentiable once."""
-    weights = [weight for block in blocks for weight in block.parameters()]
-    out: Tensor = _Stack.apply(  # type: ignore[no-untyped-call]
-        passes, course, torch.is_grad_enabled(), rotary.contiguous(), blocks[0].residual_scale, h, *weights
-    )
-    return out
-
-
-class _Stack(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, passes: Programs, course: Course, keep: bool, rotary: Tensor, scale: Tensor, h: Tensor, *flat: Tensor
-    ) -> Tensor:
-        stack = [passes.layer(flat[i : i + passes.n_weights]) for i in range(0, len(flat), passes.n_weights)]
-        kept: list[Any] = []
-        for n, layers in enumerate(course.segments, start=1):
-            start, saved = h, []
-            for layer in layers:
-                h, activations = passes.forward(stack[layer], scale, h, rotary)
-                if keep and not course.recompute:
-                    saved.append(activations)
-            if keep:
-                kept.append(start if course.recompute else saved)
-            if course.observe is not None:
-                course.observe(n, h)
-        ctx.state = passes, course, rotary, scale, stack, kept
-        return h
+    def forward(ctx: Any, stack: CompiledStack, *weights: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.stack = stack
+        return torch.empty(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        passes, course, rotary, scale, stack, kept = ctx.state
-        grads: list[list[Tensor] | None] = [None] * len(stack)
-        for layers in reversed(course.segments):
-            saved = kept.pop()
-            if course.recompute:
-                h, saved = saved, []
-                for layer in layers:
-                    h, activations = passes.forward(stack[layer], scale, h, rotary)
-                    saved.append(activations)
-            for layer in reversed(layers):
-                of_weights, grad = passes.backward(saved.pop(), grad)
-                total = grads[layer]
-                if total is None:
-                    grads[layer] = of_weights
-                else:
-                    torch._foreach_add_(total, of_weights)
-        return None, None, None, None, None, grad, *(g for layer in grads if layer is not None for g in layer)
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        stack: CompiledStack = ctx.stack
+        nothing = ([None] * len(weights) for weights in stack.weights)
+        grads = [total or none for total, none in zip(stack.grads, nothing, strict=True)]
+        stack.grads = [None] * len(stack.blocks)
+        return None, *chain.from_iterable(grads)
+
+
+class _Segment(torch.autograd.Function):
+    """Some blocks, one after another."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        stack: CompiledStack,
+        steps: list[tuple[int, Programs, list[Tensor]]],
+        _: Tensor,
+        x: Tensor,
+        *context: Tensor,
+    ) -> Tensor:
+        kept: list[list[Tensor]] = []
+        for _number, programs, layer in steps:
+            x, saved = programs.forward(layer, x, context)
+            kept.append(saved)
+        ctx.stack, ctx.steps, ctx.n_context = stack, steps, len(context)
+        # Saved tensors can be dropped and computed again, attributes can be freed block by block.
+        ctx.is_dropped = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        if ctx.is_dropped:
+            ctx.save_for_backward(*chain.from_iterable(kept))
+            ctx.counts = [len(saved) for saved in kept]
+        else:
+            ctx.kept = kept
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grad = grad.contiguous()
+        if ctx.is_dropped:
+            tensors = iter(ctx.saved_tensors)
+            kept = [list(islice(tensors, count)) for count in ctx.counts]
+        else:
+            kept, ctx.kept = ctx.kept, None
+        of_context: list[Tensor | None] = [None] * ctx.n_context
+        for number, programs, _ in reversed(ctx.steps):
+            of_weights, grad, found = programs.backward(kept.pop(), grad)
+            ctx.stack.add(number, of_weights)
+            of_context = [_sum(total, one) for total, one in zip(of_context, found, strict=True)]
+        return None, None, None, grad, *of_context
+
+
+def _sum(total: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    return grad if total is None or grad is None else total + grad

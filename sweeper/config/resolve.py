@@ -118,7 +118,7 @@ def _rule_name(tree: Config) -> str:
     return " ".join(f"{key}={value:g}" for key, value in given.items() if value is not None) or tree.scaling.rule
 
 
-def _table(tree: Config, depth_multiplier: float) -> tuple[ParameterRow, ...]:
+def _table(tree: Config, model: ModelConfig, depth_multiplier: float) -> tuple[ParameterRow, ...]:
     optimizer = tree.optimizer
     return parameter_table(
         base_lr=optimizer.base_lr,
@@ -126,15 +126,23 @@ def _table(tree: Config, depth_multiplier: float) -> tuple[ParameterRow, ...]:
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
         depth_multiplier=depth_multiplier,
+        block=model.block,
+        loop=model.loop,
     )
+
+
+def _model(tree: Config, epsilon: float) -> ModelConfig:
+    model = ModelConfig(**vars(tree.model), residual_scale=epsilon, max_seq_len=tree.batch.seq_len)
+    return model.without_idle_loop()
 
 
 def _training(tree: Config, manifest_hash: str) -> RunConfig:
     counts = {"n_loops": tree.model.n_loops, "n_layers": tree.model.n_layers, "ref_layers": tree.scaling.ref_layers}
     epsilon = residual_scale(_rule(tree), **counts, multiplier=tree.scaling.multiplier)
+    model = _model(tree, epsilon)
     return RunConfig(
-        model=ModelConfig(**vars(tree.model), residual_scale=epsilon, max_seq_len=tree.batch.seq_len),
-        table=_table(tree, tree.model.n_layers / tree.scaling.ref_layers),
+        model=model,
+        table=_table(tree, model, tree.model.n_layers / tree.scaling.ref_layers),
         betas=(tree.optimizer.beta1, tree.optimizer.beta2),
         grad_clip=tree.optimizer.grad_clip,
         schedule=Schedule(**vars(tree.schedule)),
@@ -152,9 +160,10 @@ def _probe(tree: Config) -> ProbeConfig:
     """At initialisation the rules read 1, 1/√k, 1/k, where k counts loops or layers, and every rate is η0."""
     depth = tree.model.n_loops * tree.model.n_layers
     epsilon = residual_scale(_rule(tree), depth, 1, ref_layers=1, multiplier=tree.scaling.multiplier)
+    model = _model(tree, epsilon)
     return ProbeConfig(
-        model=ModelConfig(**vars(tree.model), residual_scale=epsilon, max_seq_len=tree.batch.seq_len),
-        table=_table(tree, 1.0),
+        model=model,
+        table=_table(tree, model, 1.0),
         betas=(tree.optimizer.beta1, tree.optimizer.beta2),
         steps=tree.schedule.steps,
         sequences=tree.batch.sequences,

@@ -1,12 +1,12 @@
 """Floating-point operations of a training, counted per loop: a block costs as often as it is applied."""
 
-from model import ModelConfig
+from model import BLOCKS, LOOPS, ModelConfig
 
 
 def training_flops(shape: ModelConfig, tokens: int) -> float:
     """6 · (P_block · L · N + P_head) · tokens: forward and backward of the matrices, attention left out."""
-    matrices = shape.block_params * shape.n_layers * shape.n_loops + shape.vocab_size * shape.d_model
-    return 6.0 * matrices * tokens
+    of_step = BLOCKS[shape.block].flops_per_token(shape) * shape.n_layers + LOOPS[shape.loop].flops_per_token(shape)
+    return (of_step * shape.n_loops + 6.0 * shape.vocab_size * shape.d_model) * tokens
 
 
 def attention_flops(shape: ModelConfig, tokens: int, seq_len: int) -> float:

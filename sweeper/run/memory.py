@@ -1,6 +1,6 @@
 """How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
 
-from model import ModelConfig
+from model import BLOCKS, LOOPS
 from model.config import CHUNK_LOGITS
 from sweeper.run.spec import RunConfig
 
@@ -23,25 +23,14 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
     """
     shape = config.model
     tokens = micro_batch * config.seq_len
-    stack = shape.n_layers * block_activation_bytes(shape, config.precision)
+    stack = shape.n_layers * BLOCKS[shape.block].activation_bytes(shape, config.precision)
+    stack += LOOPS[shape.loop].activation_bytes(shape, config.precision)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
     # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.
     logits = (6 if config.precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
     weights = 16 + (2 if config.precision == "bf16" else 0)
     return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
-
-
-def block_activation_bytes(shape: ModelConfig, precision: str) -> int:
-    """Bytes that one application of a block keeps for its backward pass, a token.
-
-    The stream and the norms stay fp32; what the matrices take and give is bf16 under autocast.
-    """
-    d, f = shape.d_model, shape.mlp_dim
-    fp32 = 4 * d  # the stream before each branch, normed without its gain
-    attention = 8 * d  # its input; q, k, v; q and k rotated; its output by heads and by tokens
-    products = attention + d + 4 * f  # and the MLP's input; gate, up, silu and what `down` gets
-    return 4 * fp32 + (2 if precision == "bf16" else 4) * products
 
 
 def needs_recompute(config: RunConfig, micro_batch: int, memory_gib: float | None) -> bool:

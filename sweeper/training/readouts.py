@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import LoopedTransformer
+from model.transformer import LoopedTransformer
 
 READOUT_TOKENS = 32_768  # of the validation set: enough for means over tokens
 

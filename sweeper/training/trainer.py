@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import LoopedTransformer, initialize_, parameter_groups
-from model.transformer import Observer
+from model.cpu.tied_embedding import tied
+from model.initialization import initialize_, parameter_groups
+from model.loop import Observer
+from model.transformer import LoopedTransformer
 from sweeper.data import Prefetch, TokenData
 from sweeper.errors import UserError
 from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
@@ -52,11 +54,22 @@ def initialized(
     model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=segment_layers)
     initialize_(model, config.table, config.seed)
     model = model.to(device)
+    if device.type == "cpu":
+        model.look_up = tied  # elsewhere rows would be added in any order
     if execution.compile:
-        model.compile_blocks()
-        if isinstance(config, RunConfig):  # a probe's few steps would not earn it back
-            model.compile_head()
+        _compile(model, device, head=isinstance(config, RunConfig))  # a probe's few steps would not earn the head back
     return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
+
+
+def _compile(model: LoopedTransformer, device: torch.device, *, head: bool) -> None:
+    """Compile one block for every layer, loop step, N and rule; on a CPU by `model.cpu`, and the head if asked for."""
+    if device.type == "cpu":
+        from model.cpu.enable import enable  # imports torch's compiler, which takes two seconds
+
+        enable(model, head=head)
+        return
+    for block in model.blocks:
+        block.compile(dynamic=False)
 
 
 class Stopwatch:
@@ -251,7 +264,7 @@ class Trainer:
                 with torch.no_grad():
                     self._loss(rows)
             except Exception as error:
-                log.warning("cannot compile the block (%s); going on without", str(error).splitlines()[0])
+                log.warning("cannot compile the block (%s); running it uncompiled", str(error).splitlines()[0])
                 torch.compiler.set_stance("force_eager")
             self.optimizer.zero_grad()
 

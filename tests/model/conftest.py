@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from model import LoopedTransformer, ModelConfig, initialize_, parameter_table
+from model import ModelConfig, parameter_table
+from model.initialization import initialize_
+from model.transformer import LoopedTransformer
 
 torch.set_num_threads(1)
 

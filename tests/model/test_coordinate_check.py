@@ -14,7 +14,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model import LoopedTransformer, ModelConfig, initialize_, parameter_groups, parameter_table, residual_scale
+from model import ModelConfig, parameter_table, residual_scale
+from model.initialization import initialize_, parameter_groups
+from model.transformer import LoopedTransformer
 
 D_MODEL, VOCAB, SEQ_LEN = 128, 2048, 64
 INIT_STD = 0.02 * math.sqrt(768 / D_MODEL)  # the paper's σ0·√d_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import LoopedTransformer
+from model.transformer import LoopedTransformer
 
 # The model is cast to fp64, but its rotary table is fp32: angles are off by up to T · 2⁻²⁴ ≈ 1e-6.
 ROTARY_ATOL = 1e-5

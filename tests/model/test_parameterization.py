@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from model import LoopedTransformer, ModelConfig, initialize_, parameter_groups, parameter_table, parameterization
+from model import ModelConfig, initialization, parameter_table
+from model.initialization import initialize_, parameter_groups
+from model.transformer import LoopedTransformer
 
 # Table 3 with Table 4's values (η0 = 1.25e-3, σ0 = 0.02, ε0 = 1e-8, ω0 = 0.1), worked out by hand.
 TABLE_3 = {
@@ -132,7 +134,7 @@ def test_init_is_a_normal_cut_at_three_sigma(make_model) -> None:
 
 def test_init_draws_what_it_always_drew(make_model, monkeypatch) -> None:
     """Whole tensors in turn, then what lies outside of them again, wherever tensors are looked through by parts."""
-    monkeypatch.setattr(parameterization, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(initialization, "ROWS_AT_ONCE", 7)
     model, generator, again = make_model(), torch.Generator().manual_seed(3), 0
     initialize_(model, paper_table(), seed=3)
     for name, found in model.named_parameters():

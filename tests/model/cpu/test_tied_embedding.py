@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import loss
+from model.cpu.enable import enable
+from model.cpu.tied_embedding import tied
 
 REL = 1e-5  # of the norm, fp32: added in another order
 
@@ -24,7 +26,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 def reference(model, inputs, targets) -> torch.Tensor:
     """The gradient of one tensor used twice, by autograd alone."""
     weight = model.embedding.weight
-    h = model._stream(F.embedding(inputs, weight), None)
+    h = model.stream(F.embedding(inputs, weight))
     loss = F.cross_entropy((model.final_norm(h) @ weight.T).flatten(0, 1), targets.flatten())
     (grad,) = torch.autograd.grad(loss, weight)
     return grad
@@ -36,8 +38,9 @@ def test_gradient_is_the_sum_of_both_uses(make_model, rows, compiled, recompute)
     model = make_model(recompute=recompute)
     expected = reference(model, *rows)
     if compiled:
-        model.compile_blocks()
-        model.compile_head()
+        enable(model)
+    else:
+        model.look_up = tied
     for passes in (1, 2):  # the second is added, as a second micro-batch's
         model(*rows).backward()
         assert_close(model.embedding.weight.grad, passes * expected)
@@ -45,6 +48,7 @@ def test_gradient_is_the_sum_of_both_uses(make_model, rows, compiled, recompute)
 
 def test_of_logits_too(make_model, rows) -> None:
     model, (inputs, targets) = make_model(), rows
+    model.look_up = tied
     expected = reference(model, inputs, targets)
     F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).backward()
     assert_close(model.embedding.weight.grad, expected)
@@ -52,6 +56,7 @@ def test_of_logits_too(make_model, rows) -> None:
 
 def test_a_graph_that_is_kept_gives_the_same_again(make_model, rows) -> None:
     model = make_model()
+    model.look_up = tied
     loss, weight = model(*rows), model.embedding.weight
     first, second = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -76,6 +81,7 @@ class OfSize(TorchDispatchMode):
 def test_there_is_one_gradient(make_model, rows, monkeypatch) -> None:
     monkeypatch.setattr(loss, "ROWS_AT_ONCE", 100)
     model = make_model(vocab_size=997)
+    model.look_up = tied
     with OfSize(model.embedding.weight.numel()) as counted:
         model(*rows).backward()
     assert counted.made == 1  # autograd would make the lookup's and the sum as well

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import LoopedTransformer, ModelConfig, loss
-from model.transformer import Block
+from model import ModelConfig, loss
+from model.transformer import Block, LoopedTransformer
 from sweeper.run import memory
 from sweeper.run.memory import GIB, block_activation_bytes, needs_recompute, training_bytes
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import LoopedTransformer, ModelConfig, initialize_, parameter_table
+from model import ModelConfig, parameter_table
+from model.initialization import initialize_
+from model.transformer import LoopedTransformer
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution
 from sweeper.run.spec import ProbeConfig

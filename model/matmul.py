@@ -5,7 +5,6 @@ took half of MKL's time (193 GFLOP/s against 420, 1024 × 128 by 128 × 688, two
 """
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,29 +44,3 @@ onednn_mm = torch.library.custom_op("loopsweep::onednn_mm", by_onednn, mutates_a
 @onednn_mm.register_fake
 def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
-
-
-@cache
-def lower_for_inductor() -> None:
-    """Have compiled programs call oneDNN from C++, and copy an operand only where oneDNN would.
-
-    torch's own lowering of the same call also copies a right side that is not transposed.
-    """
-    from torch._inductor.ir import ExternKernel, FixedLayout, PermuteView, TensorBox
-    from torch._inductor.lowering import register_lowering
-    from torch._inductor.mkldnn_ir import LinearUnary
-    from torch._inductor.virtualized import V
-
-    def contiguous(x: Any) -> Any:
-        return ExternKernel.require_contiguous(ExternKernel.realize_input(x))
-
-    @register_lowering(torch.ops.loopsweep.onednn_mm.default, type_promotion_kind=None)
-    def _(a: Any, b: Any) -> Any:
-        (rows, _), (_, columns) = a.get_size(), b.get_size()
-        layout = FixedLayout(a.get_device(), a.get_dtype(), [rows, columns])
-        right: Any = V.graph.current_node.args[1]
-        if right.meta["val"].is_contiguous():
-            transposed = PermuteView.create(contiguous(b), [1, 0])
-        else:
-            transposed = contiguous(PermuteView.create(b.data, [1, 0]))
-        return TensorBox.create(LinearUnary(layout, [contiguous(a), transposed], [None, "none", [-1], ""]))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model.cpu import matmul
+from model import matmul
 from model.cpu.segment import compile_parts
 
 

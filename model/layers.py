@@ -1,0 +1,78 @@
+"""The layers that blocks are made of: RMSNorm, rotary positions, causal attention, SwiGLU."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · gain over the last dimension."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rotary_table(seq_len: int, head_dim: int, theta: float) -> Tensor:
+    """Cosines and sines of the rotary angles: (2, seq_len, head_dim / 2), fp32."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequency)
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the pairs (x_i, x_{i + D/2}) of x (..., T, D) by the table's angles (2, T, D/2)."""
+    cos, sin = rotary.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; query, key and value projections are one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, T, d_model)."""
+        batch, seq_len, d_model = x.shape
+        parts = self.qkv(x).split(d_model, dim=-1)
+        q, k, v = (part.view(batch, seq_len, self.n_heads, -1).transpose(1, 2) for part in parts)  # (B, H, T, D)
+        y = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, is_causal=True)  # (B, H, T, D)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)); gate and up are one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.d_model, 2 * config.mlp_dim, bias=False)
+        self.down = nn.Linear(config.mlp_dim, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, T, d_model)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
+
+
+PARTS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "norm": lambda config: RMSNorm(config.d_model, config.norm_eps),
+    "attention": Attention,
+    "swiglu": SwiGLU,
+}
+"""What the parts of a kind of block or loop are made by; `model.blocks.part_params` counts their parameters."""

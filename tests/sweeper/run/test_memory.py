@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import ModelConfig, loss
+from model import BLOCKS, ModelConfig, loss
 from model.transformer import Block, LoopedTransformer
 from sweeper.run import memory
-from sweeper.run.memory import GIB, block_activation_bytes, needs_recompute, training_bytes
+from sweeper.run.memory import GIB, needs_recompute, training_bytes
 
 
 def kept_bytes(module: torch.nn.Module, call) -> int:
@@ -37,7 +37,7 @@ def test_a_blocks_activations_are_those_that_autograd_keeps(literal_run, precisi
             block(stream, rotary)
 
     found = kept_bytes(block, forward) / (16 * 128)
-    assert found == pytest.approx(block_activation_bytes(shape, precision), rel=rel)
+    assert found == pytest.approx(BLOCKS["pre_norm"].activation_bytes(shape, precision), rel=rel)
 
 
 def test_a_chunk_of_logits_is_as_large_as_the_models() -> None:

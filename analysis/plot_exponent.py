@@ -153,7 +153,7 @@ def _draw_shifts(axes: Axes, shifts: pd.DataFrame) -> None:
     """Both shifts against α; open where not all N have a fitted optimum: the grid's may then be cut off by its edge."""
     axes.axhline(0.0, color=style.MUTED, linewidth=0.8)
     axes.axvline(1.0, color=style.GUIDE, linestyle=(0, (4, 3)), zorder=0.5)
-    for kind, color in zip(KINDS, (style.RULE_COLORS["linear"], style.RULE_COLORS["sqrt"]), strict=True):
+    for kind, color in zip(KINDS, (style.GREEN, style.BLUE), strict=True):
         _, marker, linestyle = KINDS[kind]
         values = shifts[f"{kind}_shift"]
         axes.plot(shifts["alpha"], values, color=color, linestyle=linestyle, marker=marker, label=kind)

@@ -10,7 +10,6 @@ the record after t − 1 updates, line 1 the model at initialisation. fig2.csv h
 import argparse
 import math
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -19,14 +18,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, script, states, style
+from analysis.plotting import panels, rules, script, states, style
 from analysis.records import sources
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
 
 SCRIPT = script.Script("fig2", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
-PANELS = ("fig2a", "fig2b", "fig2c", *probe.LOOPED_PANELS)
 FRAME = panels.Frame(right=0.6)
+COLUMNS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers."""
-    cells = cells[cells["panel"].isin(PANELS)]
     measured = probe.measurements(cells, sources.load_curves(args, cells))
     ranges = probe.range_table(measured, "residual_rms")
     figure = draw(cells, probe.average_seeds(measured), ranges)
@@ -45,35 +43,45 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def draw(cells: pd.DataFrame, points: pd.DataFrame, ranges: pd.DataFrame) -> Figure:
-    """The figure: deep stacks above, looped ones below, a column per rule."""
+    """The figure: deep stacks above, looped ones below, a panel per rule."""
     steps = range(1, int(points["updates"].max()) + 1)
     initial = points.loc[points["updates"] == 0, "state"]
     colors = style.ordered_colors(steps)
-    rows = [row for row in (PANELS[:3], PANELS[3:]) if points["panel"].isin(row).any()]
-    figure, grid = panels.panels(len(rows), 3, 1.6, FRAME, sharey="row", unfinished=states.any_left(initial))
-    for axes, panel in zip(grid.flat, chain(*rows), strict=True):
-        of_panel = points[points["panel"] == panel]
-        if of_panel.empty:
-            axes.set_axis_off()
-            continue
-        _draw_panel(axes, of_panel, colors)
-        looped = panel in probe.LOOPED_PANELS
-        rule = of_panel["rule"].iloc[0]
+    rows = _rows(cells)
+    figure, grid = panels.panels(len(rows), COLUMNS, 1.6, FRAME, sharey="row", unfinished=states.any_left(initial))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, (looped, curves) in zip(grid, rows, strict=True):
         kind, count, label = ("looped", "N", "loop count $N$") if looped else ("deep", "L", "depth $L$")
-        axes.set_title(f"({panel[-1]}) {kind}, {rule}, {probe.formula(rule, count)}", loc="left", pad=10)
-        panels.count_axis(axes, of_panel["depth"], label)
-        last = ranges[(ranges["panel"] == panel) & (ranges["updates"] == len(steps) - 1)]["fold_range"].iloc[0]
-        if np.isfinite(last):
-            text = rf"max/min over ${count}$ at $t={len(steps)}$: {last:.3g}"
-            axes.text(0.04, 0.95, text, transform=axes.transAxes, va="top", fontsize=7.0, color=style.MUTED)
-    for row, names in zip(grid, rows, strict=True):
+        finite = False
+        for axes, (panel, rule) in zip(row, curves, strict=False):
+            axes.set_axis_on()
+            of_panel = points[(points["panel"] == panel) & (points["rule"] == rule)]
+            finite |= bool(np.isfinite(of_panel["residual_rms"]).any())
+            _draw_panel(axes, of_panel, colors)
+            panels.title(axes, f"{panels.letter(panel)} {kind}, {rules.named(rule, count)}", pad=10)
+            panels.count_axis(axes, of_panel["depth"], label)
+            shown = (ranges["panel"] == panel) & (ranges["rule"] == rule) & (ranges["updates"] == len(steps) - 1)
+            last = ranges.loc[shown, "fold_range"].iloc[0]
+            if np.isfinite(last):
+                text = rf"max/min over ${count}$ at $t={len(steps)}$: {last:.3g}"
+                axes.text(0.04, 0.95, text, transform=axes.transAxes, va="top", fontsize=7.0, color=style.MUTED)
         row[0].set_ylabel(r"$R = d^{-1/2}\,\Vert h\Vert_2$")
-        values = points.loc[points["panel"].isin(names), "residual_rms"]
-        panels.log_ticks(row[0], has_data=bool(np.isfinite(values).any()))
+        panels.log_ticks(row[0], has_data=finite)
     panels.step_bar(figure, colors, panels.side_axes(figure, grid[0, -1], grid[-1, -1]))
     states.add_legend(figure, initial, states.LEAD)
     style.add_footer(figure, script.footer(cells))
     return figure
+
+
+def _rows(cells: pd.DataFrame) -> list[tuple[bool, list[tuple[str, str]]]]:
+    """Per row of the figure, whether its panels are looped, and the panel and rule of each."""
+    shown = cells.assign(looped=probe.looped(cells)).groupby(["looped", "panel", "rule"], sort=True).size()
+    rows = []
+    for looped in (False, True):
+        curves = [(str(panel), str(rule)) for is_looped, panel, rule in shown.index if is_looped == looped]
+        rows += [(looped, curves[first : first + COLUMNS]) for first in range(0, len(curves), COLUMNS)]
+    return rows
 
 
 def _draw_panel(axes: Axes, of_panel: pd.DataFrame, colors: dict[float, str]) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.plotting import panels, script, states, style, updates
+from analysis.plotting import panels, rules, script, states, style, updates
 from analysis.records import sources
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
+from sweeper.errors import UserError
 
 SCRIPT = script.Script("fig4", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
 FRAME = panels.Frame(right=2.8, top=0.3)
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers."""
-    cells = updates.looped(cells)
+    cells = cells[probe.looped(cells)]
+    _require_one_panel_a_rule(cells)
     measured = probe.measurements(cells, sources.load_curves(args, cells))
     measured = measured[measured["updates"] == 1]
     slopes = probe.growth_table(measured, "update_rms")
@@ -41,23 +43,30 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     return script.Drawing(figure, tables, lambda console: updates.print_growth(slopes, console))
 
 
+def _require_one_panel_a_rule(cells: pd.DataFrame) -> None:
+    """A curve is told from others by its rule alone."""
+    for rule, panel in cells.groupby("rule")["panel"]:
+        if len(names := sorted(set(panel))) > 1:
+            raise UserError(f"panels {' and '.join(names)} are both looped under {rule}; this figure draws one a rule")
+
+
 def draw(cells: pd.DataFrame, points: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     """The figure: a curve per rule beside what is expected of it; slopes in the legend."""
-    figure, grid = panels.panels(1, 1, 2.6, FRAME, unfinished=states.any_left(points["state"]))
+    height = max(2.6, 0.62 * len(slopes))  # of the legend, where there are many rules
+    figure, grid = panels.panels(1, 1, height, FRAME, unfinished=states.any_left(points["state"]))
     axes = grid[0, 0]
     axes.set_yscale("log")
     counts, curves = sorted(set(points["depth"])), []
+    looks, anchor = style.rule_looks(slopes["rule"]), updates.anchor(points)
     for lane, row in enumerate(slopes.to_dict("records")):
-        rule, curve = row["rule"], points[points["panel"] == row["panel"]]
-        color = style.RULE_COLORS.get(rule, style.INK)
-        end = updates.draw_reference(axes, rule, counts, updates.anchor(points))
+        rule, curve = row["rule"], points[(points["panel"] == row["panel"]) & (points["rule"] == row["rule"])]
+        growth = rules.update_growth(rule)
+        end = updates.draw_reference(axes, growth, counts, anchor)
         if np.isfinite(end):
-            axes.annotate(updates.EXPONENT_TEXTS[rule], (counts[-1], end), (8, 0), textcoords="offset points", **BESIDE)
-        drawn = updates.draw_curve(
-            axes, curve, color=color, marker=style.RULE_MARKERS.get(rule, "D"), label=_label(row)
-        )
-        curves.append(drawn)
-        states.draw_lane(axes, curve["depth"], curve["state"], color, lane)
+            beside = {"xytext": (8, 0), "textcoords": "offset points"} | BESIDE
+            axes.annotate(rules.growth_text(growth), (counts[-1], end), **beside)
+        curves.append(updates.draw_curve(axes, curve, **looks[rule], label=_label(row)))
+        states.draw_lane(axes, curve["depth"], curve["state"], looks[rule]["color"], lane)
     if not np.isfinite(points["update_rms"]).any():
         states.say(axes, points["state"])
     panels.count_axis(axes, counts, "loop count $N$")
@@ -71,12 +80,13 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, slopes: pd.DataFrame) -> Fig
 
 def _label(row: Mapping[Hashable, Any]) -> str:
     """A rule with its fitted slopes and range."""
-    lines = [f"{row['rule']}, {probe.formula(row['rule'], 'N')}"]
+    rule = row["rule"]
+    lines = [rules.named(rule, "N")]
     for low, high in probe.SLOPE_RANGES:
         name = f"slope_{low}_{high}"
         if np.isfinite(row[name]):
             lines.append(f"slope {estimate_text(row[name], row[f'{name}_sem'])} over $N={low}…{high}$")
-    if row["rule"] == "linear" and np.isfinite(row["fold_range"]):
+    if rules.update_growth(rule) == 0 and np.isfinite(row["fold_range"]):
         lines.append(f"max/min over all $N$: {row['fold_range']:.3g}")
     return "\n".join(lines)
 

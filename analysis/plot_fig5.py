@@ -21,17 +21,12 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import script, states, style
+from analysis.plotting import rules, script, states, style
 from analysis.plotting.panels import depth_text
 from analysis.plotting.style import Look
 from analysis.stats import transfer
 
 SCRIPT = script.Script("fig5", __doc__, "lr_transfer", "make sweep-lr-transfer")
-RULE_FORMULAS = {  # λ = 1; a rule of one's own has no entry
-    "none": r"$\varepsilon=1$",
-    "sqrt": r"$\varepsilon=1/\sqrt{N\,m_L}$",
-    "linear": r"$\varepsilon=1/(N\sqrt{m_L})$",
-}
 BAND: Look = {"alpha": 0.18, "linewidth": 0.0}
 INTERVAL: Look = {"linewidth": 1.0, "solid_capstyle": "butt", "zorder": 4.5}
 GAP: Look = {"linestyle": ":", "linewidth": 0.8}
@@ -107,7 +102,7 @@ def panel_title(of_panel: pd.DataFrame) -> str:
     """As the paper's, with the preset's own depth: "(c) L = 24 = 2 L_ref, linear scaling, ε = …"."""
     first = of_panel.iloc[0]
     depth = depth_text(first["n_layers"], first["depth_multiplier"])
-    formula = RULE_FORMULAS.get(first["rule"])
+    formula = rules.formula(first["rule"])  # λ = 1
     return f"({first['panel']}) {depth}, {first['rule']} scaling" + (f", {formula}" if formula else "")
 
 

@@ -7,18 +7,21 @@ anchored at N = 1 and t = 1. fig9.csv has every cell, fig9-slopes.csv the fitted
 """
 
 import argparse
+import math
 from collections.abc import Sequence
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.plotting import panels, script, states, style, updates
+from analysis.plotting import panels, rules, script, states, style, updates
 from analysis.records import sources
 from analysis.stats import probe
 
 SCRIPT = script.Script("fig9", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
 FRAME = panels.Frame(right=0.6)
+COLUMNS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers."""
-    cells = updates.looped(cells)
+    cells = cells[probe.looped(cells)]
     measured = probe.measurements(cells, sources.load_curves(args, cells))
     measured = measured[measured["updates"] > 0]
     slopes = probe.growth_table(measured, "update_rms")
@@ -40,14 +43,18 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 def draw(cells: pd.DataFrame, points: pd.DataFrame) -> Figure:
     """The figure: a panel per rule, a curve per step."""
     colors = style.ordered_colors(sorted(set(points["updates"])))
-    shown = sorted(set(points["panel"]))
+    shown = sorted(set(zip(points["panel"], points["rule"], strict=True)))
+    columns = min(len(shown), COLUMNS)
     at_end = points.loc[points["updates"] == max(colors), "state"]
-    figure, grid = panels.panels(1, len(shown), 2.0, FRAME, sharey=True, unfinished=states.any_left(at_end))
-    for axes, panel, letter in zip(grid[0], shown, "abc", strict=False):
-        of_panel = points[points["panel"] == panel]
-        rule = of_panel["rule"].iloc[0]
+    unfinished, rows = states.any_left(at_end), math.ceil(len(shown) / columns)
+    figure, grid = panels.panels(rows, columns, 2.0, FRAME, sharey=True, unfinished=unfinished)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_axis_off()
+    for axes, (panel, rule), letter in zip(grid.flat, shown, ascii_lowercase, strict=False):
+        of_panel = points[(points["panel"] == panel) & (points["rule"] == rule)]
         axes.set_yscale("log")
-        updates.draw_reference(axes, rule, sorted(set(of_panel["depth"])), updates.anchor(points))
+        counts = sorted(set(of_panel["depth"]))
+        updates.draw_reference(axes, rules.update_growth(rule), counts, updates.anchor(points))
         axes.legend(loc="upper left")
         for step, color in colors.items():
             curve = of_panel[of_panel["updates"] == step]
@@ -57,10 +64,11 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame) -> Figure:
         if not np.isfinite(of_panel["update_rms"]).any():
             states.say(axes, last["state"])
         panels.count_axis(axes, of_panel["depth"], "loop count $N$")
-        axes.set_title(f"({letter}) {rule}, {probe.formula(rule, 'N')}", loc="left", pad=10)
-    panels.log_ticks(grid[0, 0], has_data=bool(np.isfinite(points["update_rms"]).any()))
-    grid[0, 0].set_ylabel(updates.LABEL)
-    panels.step_bar(figure, colors, panels.side_axes(figure, grid[0, -1]))
+        panels.title(axes, f"({letter}) {rules.named(rule, 'N')}", pad=10)
+    for first in grid[:, 0]:
+        panels.log_ticks(first, has_data=bool(np.isfinite(points["update_rms"]).any()))
+        first.set_ylabel(updates.LABEL)
+    panels.step_bar(figure, colors, panels.side_axes(figure, grid[0, -1], grid[-1, -1]))
     states.add_legend(figure, at_end, states.LEAD)
     style.add_footer(figure, script.footer(cells))
     return figure

@@ -22,16 +22,16 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, script, states, style
+from analysis.plotting import panels, rules, script, states, style
 from analysis.records import sources
 from analysis.stats.growth import estimate_text, fitted_growth
 from analysis.stats.transfer import FINISHED
 
 SCRIPT = script.Script("theory", __doc__, "theory", "make figures-init")
 BOUNDED_SLOPE = 0.1
-ENERGY = {  # panel: name, theory's exponent, rule whose look it has
-    "shared": (r"one $W$, $\varepsilon=1/N$", 2, "linear"),
-    "independent": (r"$N$ matrices, $\varepsilon=1/\sqrt{N}$", 1, "sqrt"),
+ENERGY = {  # panel: name, theory's exponent, rule
+    "shared": ("one $W$", 2, "linear"),
+    "independent": ("$N$ matrices", 1, "sqrt"),
 }
 FACTORS = {
     "factored": r"$\varepsilon=1/(N\sqrt{L})$",
@@ -65,7 +65,7 @@ def all_draws(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     found = found[found["run_id"].isin(cells.loc[cells["state"].isin(FINISHED), "run_id"])]
     columns = ["panel", "rule", "n_layers", "n_loops", *(["d_model"] if "d_model" in cells else []), "state", "run_id"]
     draws = cells[columns].merge(found, on="run_id", how="left")
-    alpha = draws["rule"].str.extract(r"^alpha=(\S+)$")[0].astype(float)
+    alpha = draws["rule"].map(lambda rule: rules.exponents(rule)[0])
     return draws.assign(alpha=alpha.where(draws["panel"] == "alpha")).astype({"draw": "Int64"})
 
 
@@ -134,9 +134,10 @@ def _draw_energy(axes: Axes, draws: pd.DataFrame, exponents: pd.DataFrame) -> No
     of_panel = draws[draws["panel"].isin(ENERGY)]
     for row in exponents[exponents["panel"].isin(ENERGY)].to_dict("records"):
         name, theory, rule = ENERGY[row["panel"]]
+        formula = rules.loop_formula(rule, "N")
         mean = draws[draws["panel"] == row["panel"]].groupby("n_loops")["branch_energy"].mean().dropna()
-        label = f"{name}\n$N^p$, $p={estimate_text(row['slope'], row['slope_sem'], '.3f')}$".replace(" ± ", r"\pm ")
-        axes.plot(mean, color=style.RULE_COLORS[rule], marker=style.RULE_MARKERS[rule], label=label)
+        power = estimate_text(row["slope"], row["slope_sem"], ".3f").replace(" ± ", r"\pm ")
+        axes.plot(mean, **style.RULE_LOOKS[rule], label=f"{name}, {formula}\n$N^p$, $p={power}$")
         if len(mean):
             line = float(mean.iloc[0]) * (mean.index.to_numpy() / mean.index[0]) ** theory
             axes.plot(mean.index, line, color=style.INK, linestyle=(0, (4, 3)), linewidth=0.8)

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ScalingRule:
-    """Exponents of the residual scale: α on the loop count N, β on the depth multiplier m_L."""
+    """Exponents of the residual scale: α on the loop count N, β on the depth multiplier m_L.
+
+    All that figures and claims need to know of a rule follows from them (`analysis.plotting.rules`).
+    """
 
     alpha: float
     beta: float
 
+    @property
+    def update_growth(self) -> float:
+        """The p of N^p in Theorem 2's bound η·ε·N on how far one optimizer step moves h_N."""
+        return 1.0 - self.alpha
 
+
+# A new rule is one row here. Figures derive its formula and its expected growth, and give it a colour and a marker.
 RULES = {
     "none": ScalingRule(alpha=0.0, beta=0.0),
     "sqrt": ScalingRule(alpha=0.5, beta=0.5),
@@ -27,7 +36,7 @@ def residual_scale(
     """Residual scale ε of a stack of `n_layers` unique blocks applied `n_loops` times (Theorem 3).
 
     Args:
-        rule: a name in `RULES`, or exponents of one's own.
+        rule: a name in `RULES`, or custom exponents.
         n_loops: loop count N.
         n_layers: unique depth L.
         ref_layers: reference depth L_ref at which m_L = 1 (the paper's is 12).

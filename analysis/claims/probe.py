@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
 from analysis.records.result_sets import Records
 from analysis.stats.intervals import Estimate, mean_over_seeds
-from analysis.stats.probe import SLOPE_RANGES
+from analysis.stats.probe import DEEP_PANELS, SLOPE_RANGES
 
 # Growth is an exponent p of n^p, and theory knows p = 0, 1/2 and 1. An exponent is taken for the one it is nearest to.
 HALF_STEP = 0.25
@@ -112,7 +112,7 @@ def _growth(
     exponents = np.array([[_exponent(n, of_step) for of_step in of_seed] for of_seed in values])
     largest = exponents.max(axis=1) if high > HALF_STEP else exponents[np.arange(len(values)), abs(exponents).argmax(1)]
     estimate = mean_over_seeds(largest)
-    axis = "L" if panel in ("fig2a", "fig2b", "fig2c") else "N"
+    axis = "L" if panel in DEEP_PANELS else "N"
     return judge(estimate, low, high).with_text(f"∝ {axis}^{as_text(estimate, '.2f')}, {axis} = {n[0]:g}…{n[-1]:g}")
 
 
@@ -131,7 +131,7 @@ def _per_seed(records: Records, panel: str, metric: str, steps: range) -> tuple[
     if curves is None or metric not in curves:
         return not_measured("no curves in the records")
     chosen = cast(pd.DataFrame, chosen)
-    axis = "n_layers" if panel in ("fig2a", "fig2b", "fig2c") else "n_loops"
+    axis = "n_layers" if panel in DEEP_PANELS else "n_loops"
     depths, seeds = sorted(set(chosen[axis])), sorted(set(chosen["seed"]))
     lines = chosen.merge(curves[curves["step"].isin(steps)], on="run_id", suffixes=("", "_of_line"))
     values = np.full((len(seeds), len(steps), len(depths)), math.inf)

@@ -9,6 +9,7 @@ from functools import partial
 from analysis.claims import probe, stream, transfer
 from analysis.claims.verdict import Claim, Finding
 from analysis.records.result_sets import Records
+from model.scaling import RULES
 
 _BOUNDED = "the exponent's interval lies within ±0.25, nearer to 0 than to ±½"
 _GROWTH = "largest exponent of R ∝ {} over optimizer steps 1–10, mean over seeds"
@@ -78,7 +79,7 @@ CLAIMS = (
         "∝ N",
         _UPDATE,
         "its interval lies within 0.75…1.25",
-        partial(probe.update_grows, panel="fig2d", exponent=1.0),
+        partial(probe.update_grows, panel="fig2d", exponent=RULES["none"].update_growth),
     ),
     Claim(
         "fig4-sqrt",
@@ -87,7 +88,7 @@ CLAIMS = (
         "∝ √N",
         _UPDATE,
         "its interval lies within 0.25…0.75",
-        partial(probe.update_grows, panel="fig2e", exponent=0.5),
+        partial(probe.update_grows, panel="fig2e", exponent=RULES["sqrt"].update_growth),
     ),
     Claim(
         "fig4-linear",

@@ -1,5 +1,6 @@
 """The frame of a figure: panels placed in inches, an axis of counts that double, a colour bar of steps."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from analysis.plotting import style
@@ -52,6 +54,20 @@ def panels(
         frame.between_rows / height,
     )
     return figure, grid
+
+
+def letter(panel: str) -> str:
+    """A panel as titles name it: "(e)" for "fig2e", else its whole name in brackets."""
+    named = re.fullmatch(r"fig\d+([a-z])", panel)
+    return f"({named[1] if named else panel})"
+
+
+def title(axes: Axes, text: str, pad: float) -> None:
+    """`text` above the left end of a panel, `pad` points away, in smaller type where the panel is too narrow for it."""
+    shown = axes.set_title(text, loc="left", pad=pad)
+    width = TextPath((0, 0), text, size=shown.get_fontsize()).get_extents().width / 72
+    room = axes.get_position().width * axes.figure.get_figwidth()
+    shown.set_fontsize(shown.get_fontsize() * min(1.0, room / width))
 
 
 def depth_text(n_layers: int, depth_multiplier: float) -> str:

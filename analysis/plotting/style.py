@@ -6,8 +6,9 @@ The same input gives the same bytes: fonts are those that matplotlib ships, and 
 import math
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from model.scaling import RULES
 from sweeper.errors import UserError
 
 Look = dict[str, Any]  # keyword arguments of a Line2D
@@ -27,8 +29,14 @@ GUIDE = "#b5b5b5"
 LOOP_COLORMAP = "viridis_r"
 LOOP_COLORMAP_RANGE = (0.2, 1.0)
 # Okabe and Ito's colours, for what has no order.
-RULE_COLORS = {"none": "#D55E00", "sqrt": "#0072B2", "linear": "#009E73"}
-RULE_MARKERS = {"none": "s", "sqrt": "^", "linear": "o"}
+VERMILION, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
+RULE_LOOKS: dict[str, Look] = {  # of the paper's rules; any other takes the next of `FREE_COLORS` and `FREE_MARKERS`
+    "none": {"color": VERMILION, "marker": "s"},
+    "sqrt": {"color": BLUE, "marker": "^"},
+    "linear": {"color": GREEN, "marker": "o"},
+}
+FREE_COLORS = ("#E69F00", "#CC79A7", "#56B4E9", "#000000")  # without yellow, which is too faint on white
+FREE_MARKERS = ("D", "v", "P", "X", "p")
 SIGNED_COLORMAP = "RdBu_r"  # for values on either side of zero
 UNDATED: dict[str, dict[str, str | None]] = {  # metadata to leave out, by format
     "pdf": {"CreationDate": None},
@@ -106,6 +114,25 @@ def _shade(darkness: float) -> str:
 def loop_marker(n_loops: int) -> str:
     """The marker of a loop count: says the same as its colour, for print without colour."""
     return LOOP_MARKERS.get(n_loops, "h")
+
+
+def rule_looks(rules: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of each rule; no two are alike.
+
+    The rows of `RULES` look the same in every figure. Rules given by their exponents come after them, in order.
+
+    Raises:
+        UserError: if there are more rules than looks.
+    """
+    shown = set(rules)
+    others = [rule for rule in [*RULES, *sorted(shown - set(RULES))] if rule not in RULE_LOOKS]
+    if len(others) > (most := math.lcm(len(FREE_COLORS), len(FREE_MARKERS))):
+        raise UserError(
+            f"rule {others[most]!r}: a figure tells {most + len(RULE_LOOKS)} rules apart at most; draw fewer"
+        )
+    free = zip(others, cycle(FREE_COLORS), cycle(FREE_MARKERS), strict=False)
+    looks = RULE_LOOKS | {rule: {"color": color, "marker": marker} for rule, color, marker in free}
+    return {rule: look for rule, look in looks.items() if rule in shown}
 
 
 def add_footer(figure: Figure, text: str) -> None:

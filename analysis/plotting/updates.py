@@ -11,19 +11,12 @@ from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 from rich.table import Column, Table
 
-from analysis.plotting import style
+from analysis.plotting import rules, style
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
 
-EXPONENTS = {"none": 1.0, "sqrt": 0.5, "linear": 0.0}  # of N in η·ε·N, the bound of Theorem 2
-EXPONENT_TEXTS = {"none": r"$\propto N$", "sqrt": r"$\propto \sqrt{N}$", "linear": "constant"}
 REFERENCE: style.Look = {"color": style.MUTED, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1.5}
 LABEL = r"RMS change of $h_N$ in a step"
-
-
-def looped(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of looped models."""
-    return cells[cells["panel"].isin(probe.LOOPED_PANELS)]
 
 
 def draw_curve(axes: Axes, curve: pd.DataFrame, **look: Any) -> ErrorbarContainer:
@@ -33,12 +26,15 @@ def draw_curve(axes: Axes, curve: pd.DataFrame, **look: Any) -> ErrorbarContaine
     return axes.errorbar(finite["depth"], finite["update_rms"], error, elinewidth=0.9, capsize=1.6, **look)
 
 
-def draw_reference(axes: Axes, rule: str, counts: Sequence[int], anchor: float) -> float:
-    """N to the power that Theorem 2 bounds the rule's update with, through `anchor` at N = 1; where the line ends."""
-    if rule not in EXPONENTS:
+def draw_reference(axes: Axes, exponent: float, counts: Sequence[int], anchor: float) -> float:
+    """N to the power `exponent` (`rules.update_growth`), through `anchor` at N = 1; the value at the line's end.
+
+    Draws nothing and returns NaN for an unknown exponent.
+    """
+    if math.isnan(exponent):
         return math.nan
-    values = anchor * np.array(counts, dtype=float) ** EXPONENTS[rule]
-    axes.plot(counts, values, **REFERENCE, label=EXPONENT_TEXTS[rule])
+    values = anchor * np.array(counts, dtype=float) ** exponent
+    axes.plot(counts, values, **REFERENCE, label=rules.growth_text(exponent))
     return float(values[-1])
 
 

@@ -9,13 +9,27 @@ import pandas as pd
 
 from analysis.stats.growth import fitted_growth, fold_range
 from analysis.stats.transfer import FINISHED, STATE_ORDER
+from sweeper.errors import UserError
 
 EXPERIMENT, MAKE_COMMAND = "init_probe", "make figures-init"
 METRICS = ["residual_rms", "update_rms"]
 POINT_KEY = ["panel", "rule", "depth", "updates"]
-LOOPED_PANELS = ("fig2d", "fig2e", "fig2f")
 SLOPE_RANGES = ((16, 64), (4, 64))
-RULE_FORMULAS = {"none": r"$\varepsilon=1$", "sqrt": r"$\varepsilon=1/\sqrt{k}$", "linear": r"$\varepsilon=1/k$"}
+DEEP_PANELS = ("fig2a", "fig2b", "fig2c")  # the paper's stacks of unique layers
+
+
+def looped(cells: pd.DataFrame) -> "pd.Series[bool]":
+    """Per cell, whether its panel is deep in loops N (as Figure 2d–f) or in unique layers L (as Figure 2a–c).
+
+    Raises:
+        UserError: for a panel that is deep in both.
+    """
+    largest = cells.groupby("panel")[["n_layers", "n_loops"]].transform("max")
+    if (both := (largest > 1).all(axis=1)).any():
+        panel = cells.loc[both, "panel"].iloc[0]
+        raise UserError(f"panel {panel}: L and N are both above 1; this figure draws panels in which one of them is 1")
+    flat = (largest == 1).all(axis=1)  # depth 1 alone fits both
+    return (largest["n_loops"] > 1) | (flat & ~cells["panel"].isin(DEEP_PANELS))
 
 
 def measurements(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -72,8 +86,3 @@ def growth_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
             row |= {f"{name}_of_mean": growth.slope_of_mean}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def formula(rule: str, count: str) -> str:
-    """ε as a function of the loops "N" or the layers "L"; empty for a rule of one's own."""
-    return RULE_FORMULAS.get(rule, "").replace("k", count)

@@ -81,7 +81,7 @@ def test_planted_slopes_of_the_update_are_recovered(
 
 def test_reference_lines_go_through_the_first_update_at_one_loop(probe_tables: ProbeTables) -> None:
     cells, curves = probe_tables(seeds=(0,))
-    cells = updates.looped(cells)
+    cells = cells[probe.looped(cells)]
     measured = probe.measurements(cells, curves)
     points = probe.average_seeds(measured[measured["updates"] > 0])
     assert updates.anchor(points) == pytest.approx(0.9e-3)

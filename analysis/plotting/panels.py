@@ -65,9 +65,9 @@ def letter(panel: str) -> str:
 def title(axes: Axes, text: str, pad: float) -> None:
     """`text` above the left end of a panel, `pad` points away, in smaller type where the panel is too narrow for it."""
     shown = axes.set_title(text, loc="left", pad=pad)
-    width = TextPath((0, 0), text, size=shown.get_fontsize()).get_extents().width / 72
-    room = axes.get_position().width * axes.figure.get_figwidth()
-    shown.set_fontsize(shown.get_fontsize() * min(1.0, room / width))
+    size = shown.get_fontproperties().get_size_in_points()
+    width = TextPath((0, 0), text, size=size).get_extents().width / 72
+    shown.set_fontsize(size * min(1.0, axes.bbox.width / axes.figure.dpi / width))  # both in inches
 
 
 def depth_text(n_layers: int, depth_multiplier: float) -> str:

@@ -35,17 +35,14 @@ sweep-lr-transfer: $(READY)  ## Train Figure 5's grid (what is not finished yet)
 	  || { status=$$?; [ $$status = 3 ] && $(BIN)/python analysis/plot_fig5.py; exit $$status; }
 	$(BIN)/python analysis/plot_fig5.py
 
-INIT_SWEEPS := init_probe increments theory
-INIT_FIGURES := fig2 fig3 fig4 fig9 theory
-FIGURES := $(INIT_FIGURES) fig5 fig6 fig7 fig8 exponent
-
 .PHONY: figures-init
 figures-init: $(READY)  ## Probe models at initialisation, draw the toy model, and Figures 2, 3, 4 and 9
-	@left=0; for sweep in $(INIT_SWEEPS); do \
+	@left=0; sweeps=$$($(BIN)/python -m analysis.figures --only init --experiments) || exit $$?; \
+	for sweep in $$sweeps; do \
 	  $(BIN)/python -m sweeper.train --multirun +sweep=$$sweep preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
 	  || { left=$$?; [ $$left = 3 ] || exit $$left; }; \
 	done; \
-	for name in $(INIT_FIGURES); do $(BIN)/python analysis/plot_$$name.py || exit $$?; done; exit $$left
+	$(BIN)/python -m analysis.figures --only init || exit $$?; exit $$left
 
 .PHONY: figures-exponent
 figures-exponent: $(READY)  ## Train the sweep over the exponent of N and draw where the optimum stops moving
@@ -63,7 +60,7 @@ data: $(READY)  ## Prepare the preset's data ahead of a sweep (a sweep does it b
 
 .PHONY: figures
 figures: $(READY)  ## Redraw every figure from whatever has finished; one without records says how to make them
-	@for name in $(FIGURES); do $(BIN)/python analysis/plot_$$name.py || [ $$? = 2 ] || exit 1; done
+	$(BIN)/python -m analysis.figures
 
 .PHONY: report
 report: $(READY)  ## Judge every claim: figures/report.html and, for terminals, figures/report.md

@@ -23,7 +23,7 @@ from analysis.records import sources
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
 
-SCRIPT = script.Script("fig2", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
+SCRIPT = script.Script("fig2", __doc__)
 FRAME = panels.Frame(right=0.6)
 COLUMNS = 3
 

@@ -26,7 +26,7 @@ from analysis.plotting.panels import depth_text
 from analysis.plotting.style import Look
 from analysis.stats import transfer
 
-SCRIPT = script.Script("fig5", __doc__, "lr_transfer", "make sweep-lr-transfer")
+SCRIPT = script.Script("fig5", __doc__)
 BAND: Look = {"alpha": 0.18, "linewidth": 0.0}
 INTERVAL: Look = {"linewidth": 1.0, "solid_capstyle": "butt", "zorder": 4.5}
 GAP: Look = {"linestyle": ":", "linewidth": 0.8}

@@ -17,7 +17,7 @@ from analysis.plotting import cosines, panels, script, states, style, trained
 from analysis.records import sources
 from sweeper.errors import UserError
 
-SCRIPT = script.Script("fig6", __doc__, trained.EXPERIMENT, trained.MAKE_COMMAND)
+SCRIPT = script.Script("fig6", __doc__)
 N_LOOPS = 8
 FRAME = panels.Frame(left=0.5, right=0.8, top=0.48, bottom=0.62, between_columns=0.26)
 

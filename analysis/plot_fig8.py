@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import plot_fig6
 from analysis.plotting import script, trained
 
-SCRIPT = script.Script("fig8", __doc__, trained.EXPERIMENT, trained.MAKE_COMMAND)
+SCRIPT = script.Script("fig8", __doc__)
 N_LOOPS = 4
 draw = plot_fig6.draw
 

@@ -19,7 +19,7 @@ from analysis.plotting import panels, rules, script, states, style, updates
 from analysis.records import sources
 from analysis.stats import probe
 
-SCRIPT = script.Script("fig9", __doc__, probe.EXPERIMENT, probe.MAKE_COMMAND)
+SCRIPT = script.Script("fig9", __doc__)
 FRAME = panels.Frame(right=0.6)
 COLUMNS = 3
 

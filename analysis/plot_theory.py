@@ -27,7 +27,7 @@ from analysis.records import sources
 from analysis.stats.growth import estimate_text, fitted_growth
 from analysis.stats.transfer import FINISHED
 
-SCRIPT = script.Script("theory", __doc__, "theory", "make figures-init")
+SCRIPT = script.Script("theory", __doc__)
 BOUNDED_SLOPE = 0.1
 ENERGY = {  # panel: name, theory's exponent, rule
     "shared": ("one $W$", 2, "linear"),

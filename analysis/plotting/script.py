@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from analysis import figures
 from analysis.plotting import style
 from analysis.records import sources
 from analysis.stats.transfer import FINISHED
@@ -24,14 +25,20 @@ class Script:
     Attributes:
         name: of its files, such as `fig4`; the script is `plot_<name>.py`.
         doc: the module's docstring, whose first line `--help` shows.
-        experiment: whose newest sweep is drawn.
-        make_command: starts and continues that experiment.
     """
 
     name: str
     doc: str | None
-    experiment: str
-    make_command: str
+
+    @property
+    def experiment(self) -> str:
+        """The newest sweep of this experiment is drawn."""
+        return figures.row(self.name).experiment
+
+    @property
+    def make_command(self) -> str:
+        """Starts and continues that experiment."""
+        return figures.row(self.name).command
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import yaml
 from analysis.stats import transfer
 from sweeper.errors import UserError
 
-EXPERIMENT, MAKE_COMMAND, RULE = "lr_transfer", "make sweep-lr-transfer", "linear"
+RULE = "linear"
 PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
 
 

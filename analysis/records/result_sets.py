@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import figures
 from analysis.records import sources
 from sweeper.errors import UserError
 
 LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the most telling first
-WITH_CURVES = ("init_probe",)
-WITH_READOUTS = ("increments", "lr_transfer")
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Records:
         place: where they were read, "this machine" or the results directory.
         arguments: per experiment, the options with which a figure script reads the same sweep.
         cells: per experiment, see `sources.load_cells`.
-        curves: per experiment of `WITH_CURVES`, see `sources.load_curves`.
-        readouts: per experiment of `WITH_READOUTS`, see `sources.load_readouts`.
+        curves: per experiment of which a figure reads curves, see `sources.load_curves`.
+        readouts: per experiment of which a figure reads read-outs, see `sources.load_readouts`.
         provenance: per experiment, see `sweeper.records.export.describe`.
     """
 
@@ -81,11 +80,8 @@ def _load(preset: str, place: str, options: Mapping[str, list[str]], provenance:
     arguments = {experiment: parser.parse_args(of_sweep) for experiment, of_sweep in options.items()}
     cells = {experiment: sources.load_cells(args, experiment, "make") for experiment, args in arguments.items()}
     tables: dict[str, dict[str, pd.DataFrame]] = {"curves": {}, "readouts": {}}
-    for name, load, wanted in (
-        ("curves", sources.load_curves, WITH_CURVES),
-        ("readouts", sources.load_readouts, WITH_READOUTS),
-    ):
-        for experiment in set(wanted) & set(cells):
+    for name, load in (("curves", sources.load_curves), ("readouts", sources.load_readouts)):
+        for experiment in set(figures.experiments_with(name)) & set(cells):
             try:
                 tables[name][experiment] = load(arguments[experiment], cells[experiment])
             except UserError:  # a results directory from before there were such tables

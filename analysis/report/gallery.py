@@ -1,20 +1,20 @@
 """Every figure of a report: drawn by its own script, as SVG that can stand in a page beside others."""
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from analysis import figures
 from analysis.claims.transfer import tuned_rate
+from analysis.figures import FigureRow
 from analysis.records.result_sets import Records
 
 
@@ -25,49 +25,18 @@ def at_tuned_rate(records: Records) -> list[str]:
     return [] if math.isnan(rate) else ["--rate", repr(rate)]
 
 
-def no_options(_: Records) -> list[str]:
-    """Nothing beside what to read and where to write."""
-    return []
-
-
-@dataclass(frozen=True)
-class FigureScript:
-    """A figure: the module `analysis.<module>` with `main(argv) -> int`, the experiment that it draws, more options."""
-
-    id: str
-    title: str
-    module: str
-    experiment: str
-    options: Callable[[Records], list[str]] = no_options
-
-
-# One line a figure, in the paper's order.
-SCRIPTS = (
-    FigureScript("fig2", "Figure 2 · Residual norm in the first ten steps", "plot_fig2", "init_probe"),
-    FigureScript("fig3", "Figure 3 · Increments at initialisation", "plot_fig3", "increments"),
-    FigureScript("fig4", "Figure 4 · What one optimizer step changes", "plot_fig4", "init_probe"),
-    FigureScript("fig5", "Figure 5 · Learning-rate transfer", "plot_fig5", "lr_transfer"),
-    FigureScript("fig6", "Figure 6 · Increments after training, N = 8", "plot_fig6", "lr_transfer", at_tuned_rate),
-    FigureScript("fig7", "Figure 7 · Residual norm along the loop", "plot_fig7", "lr_transfer", at_tuned_rate),
-    FigureScript("fig8", "Figure 8 · Increments after training, N = 4", "plot_fig8", "lr_transfer", at_tuned_rate),
-    FigureScript("fig9", "Figure 9 · What each of ten optimizer steps changes", "plot_fig9", "init_probe"),
-    FigureScript("exponent", "Beyond the paper · The exponent of N", "plot_exponent", "exponent"),
-    FigureScript("theory", "Theory · The toy model", "plot_theory", "theory"),
-)
-
-
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn figure; `svg` is empty where its script says why not, in `problem`."""
+    """A drawn figure; without an `svg`, `problem` is the error of its script."""
 
-    script: FigureScript
+    figure: FigureRow
     svg: str
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class _Task:
-    script: FigureScript
+    figure: FigureRow
     argv: list[str]
     prefix: str
 
@@ -85,23 +54,27 @@ def draw_all(places: Mapping[str, Records]) -> dict[str, list[Drawing]]:
 
 
 def _tasks(records: Records, prefix: str) -> list[_Task]:
+    rate = at_tuned_rate(records)
     return [
-        _Task(script, [*records.arguments[script.experiment], *script.options(records)], f"{prefix}-{script.id}")
-        for script in SCRIPTS
-        if script.experiment in records.arguments and importlib.util.find_spec(f"analysis.{script.module}")
+        _Task(
+            figure,
+            [*records.arguments[figure.experiment], *(rate if figure.at_tuned_rate else [])],
+            f"{prefix}-{figure.name}",
+        )
+        for figure in figures.FIGURES
+        if figure.experiment in records.arguments
     ]
 
 
 def _draw(task: _Task) -> list[Drawing]:
-    module = importlib.import_module(f"analysis.{task.script.module}")
     printed, errors = io.StringIO(), io.StringIO()
     with TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            status = module.main([*task.argv, "--out", folder, "--format", "svg"])
+            status = task.figure.module().main([*task.argv, "--out", folder, "--format", "svg"])
         if status != 0:
-            return [Drawing(task.script, "", errors.getvalue().strip().removeprefix("error: "))]
+            return [Drawing(task.figure, "", errors.getvalue().strip().removeprefix("error: "))]
         return [
-            Drawing(task.script, embedded(file.read_text(), f"{task.prefix}-{number}", task.script.title))
+            Drawing(task.figure, embedded(file.read_text(), f"{task.prefix}-{number}", task.figure.title))
             for number, file in enumerate(sorted(Path(folder).glob("*.svg")))
         ]
 

@@ -11,7 +11,6 @@ from analysis.stats.growth import fitted_growth, fold_range
 from analysis.stats.transfer import FINISHED, STATE_ORDER
 from sweeper.errors import UserError
 
-EXPERIMENT, MAKE_COMMAND = "init_probe", "make figures-init"
 METRICS = ["residual_rms", "update_rms"]
 POINT_KEY = ["panel", "rule", "depth", "updates"]
 SLOPE_RANGES = ((16, 64), (4, 64))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "theory", "exponent")
+from analysis.figures import FIGURES
+
+NAMES = [figure.name for figure in FIGURES]
 REPOSITORY = Path(__file__).parents[2]
 RUN_ALL = """
 import runpy, sys

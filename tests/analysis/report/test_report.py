@@ -139,14 +139,9 @@ def test_a_file_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.Cap
 def test_a_figure_that_cannot_be_drawn_says_why(written: Path, cell_table: CellTable) -> None:
     cells = {"lr_transfer": cell_table()}
     gone = Records("quick", "gone", {"lr_transfer": ["--results", str(written / "gone")]}, cells)
-    drawings = [drawing for drawing in gallery.draw_all({"x": gone})["x"] if drawing.script.id == "fig5"]
+    drawings = [drawing for drawing in gallery.draw_all({"x": gone})["x"] if drawing.figure.name == "fig5"]
     assert [drawing.svg for drawing in drawings] == [""]
     assert drawings[0].problem.startswith("--results: no ")
-
-
-def test_every_figure_script_of_the_package_is_in_the_gallery() -> None:
-    modules = {path.stem for path in (REPOSITORY / "analysis").glob("plot_*.py")}
-    assert modules <= {script.module for script in gallery.SCRIPTS}
 
 
 def test_newest_sweep_of_a_preset_and_the_fullest_of_a_store_are_taken(cell_table: CellTable, tmp_path: Path) -> None:

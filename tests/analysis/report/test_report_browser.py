@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis.report import gallery
+from analysis.figures import FIGURES
 from analysis.report.page import main
 
 WIDTHS = (390, 1440)
@@ -59,7 +59,7 @@ def page(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Itera
 def test_every_figure_is_visible_and_nothing_overflows(page: Any) -> None:
     width = page.viewport_size["width"]
     assert [title.split("\n")[0] for title in page.locator("figcaption").all_inner_texts()] == [
-        script.title for experiments in EXPERIMENTS for script in gallery.SCRIPTS if script.experiment in experiments
+        figure.title for experiments in EXPERIMENTS for figure in FIGURES if figure.experiment in experiments
     ]
     for figure in page.locator("figure").all():
         drawing = figure.locator("svg")

@@ -3,8 +3,9 @@
     python analysis/plot_fig2.py [options: see --help]
 
 R = d^(−1/2)·‖h_N‖₂ against depth L (top) and loop count N (bottom), a line per optimizer step t = 1…10. A step is a
-forward pass and an update, and its R is that of its own forward pass, as a training loop would log it: line t shows
-the record after t − 1 updates, line 1 the model at initialisation. fig2.csv has every cell at 0…10 updates.
+forward pass and then an update. Its R is measured in the forward pass, as a training loop would log it. Line t
+therefore shows the record after t − 1 updates, and line 1 the model at initialisation. fig2.csv has every cell at 0…10
+updates.
 """
 
 import argparse
@@ -98,9 +99,9 @@ def _draw_panel(axes: Axes, of_panel: pd.DataFrame, colors: dict[float, str]) ->
 
 
 def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
-    """R's max over min in depth or loops: at initialisation, in the last step drawn, and after its update."""
+    """Print R's max over min in depth or loops: at initialisation, in the last step drawn, and after its update."""
     last = int(ranges["updates"].max())
-    shown = Table("panel", "rule", title="R: largest over smallest, in L (a–c) or N (d–f)", title_justify="left")
+    shown = Table("panel", "rule", title="R: largest over smallest, in L (deep) or N (looped)", title_justify="left")
     for heading in ("step 1", f"step {last}", f"after step {last}"):
         shown.add_column(heading, justify="right")
     for (panel, rule), table in ranges.groupby(["panel", "rule"], sort=True):

@@ -2,9 +2,9 @@
 
     python analysis/plot_fig3.py [options: see --help]
 
-Cosine similarity of the increments that the stack makes each time it is applied, without residual scaling, after ten
-AdamW steps: (a) 64 independent copies of a stack of 12 layers, (b) one stack looped 64 times. fig3.csv has the
-matrices, means over tokens and seeds; fig3-range.csv each one's range beside the diagonal.
+Cosine similarity of the increments of the residual stream, one increment each time the stack is applied, without
+residual scaling, after ten AdamW steps. (a) 64 independent copies of a stack of 12 layers. (b) One stack looped 64
+times. fig3.csv has the matrices, means over tokens and seeds. fig3-range.csv has the range of each off the diagonal.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def range_table(cells: pd.DataFrame, matrices: Matrices) -> pd.DataFrame:
-    """A row per panel: its title and model, and low, high and mean of the cosines beside the diagonal."""
+    """A row per panel: its model, and low, high and mean of the cosines off the diagonal."""
     rows = []
     for panel, of_panel in cells.groupby("panel", sort=True):
         first, matrix = of_panel.iloc[0], matrices[str(panel)]
@@ -71,7 +71,7 @@ def draw(cells: pd.DataFrame, matrices: Matrices, ranges: pd.DataFrame) -> Figur
 
 
 def title(of_panel: pd.DataFrame) -> str:
-    """What was measured at what width, and on a second line the range beside the diagonal."""
+    """The model and its width, and on a second line the range off the diagonal."""
     if of_panel.empty:
         return "not in this sweep"
     row = of_panel.iloc[0]
@@ -86,13 +86,13 @@ def title(of_panel: pd.DataFrame) -> str:
 
 
 def range_text(row: "pd.Series[float]") -> str:
-    """The cosines beside the diagonal."""
+    """The range and mean of the cosines off the diagonal."""
     low, high, mean = (f"{round(row[name], 3) + 0.0:.3f}".replace("-", "−") for name in ("low", "high", "mean"))
     return f"off-diagonal {low} … {high}, mean {mean}"
 
 
 def width_note(ranges: pd.DataFrame) -> str:
-    """Says so if the panels differ in width, which the paper's do not."""
+    """A note for panels that differ in width. Those of the paper do not."""
     if "d_model" not in ranges or ranges["d_model"].nunique() < 2:
         return ""
     widths = " and ".join(f"$d={row['d_model']}$ in ({row['panel'][-1]})" for row in ranges.to_dict("records"))
@@ -100,7 +100,7 @@ def width_note(ranges: pd.DataFrame) -> str:
 
 
 def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
-    """A line per panel."""
+    """Print a line per panel."""
     for row in ranges.to_dict("records"):
         found = range_text(pd.Series(row)) if row["increments"] else f"no cosines yet ({row['state']})"
         shape = f"L = {row['n_layers']}, N = {row['n_loops']}, d = {row.get('d_model', '?')}"

@@ -2,8 +2,8 @@
 
     python analysis/plot_fig4.py [options: see --help]
 
-RMS change of h_N made by the first AdamW step, same tokens before and after, against N under the three rules; dashed,
-what Theorem 2 leads one to expect, anchored at N = 1. fig4.csv has every cell, fig4-slopes.csv the fitted slopes.
+RMS change of h_N by the first AdamW step, on the same tokens before and after, against N, a curve per rule. Dashed: the
+growth expected from Theorem 2, anchored at N = 1. fig4.csv has every cell, fig4-slopes.csv the fitted slopes.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _require_one_panel_a_rule(cells: pd.DataFrame) -> None:
 
 
 def draw(cells: pd.DataFrame, points: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
-    """The figure: a curve per rule beside what is expected of it; slopes in the legend."""
+    """The figure: a curve per rule beside its expected growth, with slopes in the legend."""
     height = max(2.6, 0.62 * len(slopes))  # of the legend, where there are many rules
     figure, grid = panels.panels(1, 1, height, FRAME, unfinished=states.any_left(points["state"]))
     axes = grid[0, 0]

@@ -1,9 +1,9 @@
-"""Figure 6: after training, do the loop's increments still point the same way (N = 8)?
+"""Figure 6: after training, do the increments of the loop still point the same way (N = 8)?
 
     python analysis/plot_fig6.py [options: see --help]
 
-Cosine similarity of the increments δ_n of trained models under the linear rule, a panel per depth, at the preset's
-base rate. fig6.csv has the matrices (means over tokens and seeds), fig6-range.csv each one's range.
+Cosine similarity of the increments δ_n of trained models under the linear rule, a panel per depth, at the preset's base
+rate. fig6.csv has the matrices (means over tokens and seeds), fig6-range.csv the range of each.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def make_for(args: argparse.Namespace, cells: pd.DataFrame, name: str, n_loops: int) -> script.Drawing:
-    """The same for any loop count."""
+    """The figure and its numbers at `n_loops` loops, as files called `name`."""
     chosen = trained.at_rate(cells, args.rate)
     if n_loops not in set(chosen["n_loops"]):
         known = ", ".join(map(str, sorted(set(chosen["n_loops"]))))
@@ -50,7 +50,7 @@ def make_for(args: argparse.Namespace, cells: pd.DataFrame, name: str, n_loops: 
 
 
 def range_table(cells: pd.DataFrame, matrices: Mapping[int, cosines.Matrix | None]) -> pd.DataFrame:
-    """A row per depth: low, high and mean beside the diagonal; of all increments and of all but the last."""
+    """A row per depth: low, high and mean off the diagonal, for all increments and for all but the last."""
     rows = []
     for n_layers, matrix in matrices.items():
         first = cells[cells["n_layers"] == n_layers].iloc[0]
@@ -84,7 +84,7 @@ def draw(cells: pd.DataFrame, matrices: Mapping[int, cosines.Matrix | None]) -> 
 
 
 def print_ranges(ranges: pd.DataFrame, console: Console) -> None:
-    """A line per depth."""
+    """Print a line per depth."""
     for row in ranges.to_dict("records"):
         whole, before = (
             f"{row[f'low{end}']:.3f} … {row[f'high{end}']:.3f}, mean {row[f'mean{end}']:.3f}"

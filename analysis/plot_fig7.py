@@ -3,8 +3,8 @@
     python analysis/plot_fig7.py [options: see --help]
 
 L2 norm of the residual stream, mean over tokens, after loop step 0 (the embedding) … N under the linear rule, a panel
-per depth and a line per N > 1, at the preset's base rate; the band is ± SEM over seeds. fig7.csv has every run's
-trajectory, fig7-final.csv the final norms.
+per depth and a line per N > 1, at the preset's base rate. The band is ± SEM over seeds. fig7.csv has the trajectory of
+every run, fig7-final.csv the final norms.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def trajectories(cells: pd.DataFrame, readouts: pd.DataFrame) -> pd.DataFrame:
-    """A row per run and loop step: `norm`, mean over tokens, and `norm_std` over them; one row of NaN without any."""
+    """A row per run and loop step: mean `norm` over tokens and its `norm_std`. One row of NaN for a run without any."""
     rows = readouts[readouts["readout"] == "residual_norm"].rename(
         columns={"i": "loop_step", "mean": "norm", "std": "norm_std"}
     )
@@ -54,7 +54,7 @@ def trajectories(cells: pd.DataFrame, readouts: pd.DataFrame) -> pd.DataFrame:
 
 
 def final_norms(norms: pd.DataFrame) -> pd.DataFrame:
-    """A row per depth and N: the norm after loop step N, mean over seeds; `fold_range`: max/min over that depth."""
+    """A row per depth and N: the norm after loop step N, mean over seeds. `fold_range` is its max/min at that depth."""
     last = norms["norm"].where(norms["loop_step"] == norms["n_loops"])
     grouped = norms.assign(final_norm=last).groupby(["panel", "n_layers", "n_loops"])
     table = grouped["final_norm"].mean().reset_index()
@@ -63,7 +63,7 @@ def final_norms(norms: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(cells: pd.DataFrame, norms: pd.DataFrame) -> Figure:
-    """The figure: a panel per depth, one norm axis."""
+    """The figure: a panel per depth, all with the same norm axis."""
     depths = sorted(set(cells["n_layers"]))
     colors = style.loop_colors(sorted(set(cells["n_loops"])))
     figure, grid = panels.panels(1, len(depths), 2.0, FRAME, sharey=True)
@@ -100,7 +100,7 @@ def _draw_panel(axes: Axes, norms: pd.DataFrame, colors: dict[int, str]) -> None
 
 
 def print_final(final: pd.DataFrame, console: Console) -> None:
-    """A line per depth."""
+    """Print a line per depth."""
     for n_layers, table in final.groupby("n_layers"):
         norms = ", ".join(f"{row.final_norm:.3g} at N = {row.n_loops}" for row in table.itertuples())
         ratio = table["fold_range"].iloc[0]

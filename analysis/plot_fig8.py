@@ -1,4 +1,4 @@
-"""Figure 8: after training, do the loop's increments still point the same way (N = 4)?
+"""Figure 8: after training, do the increments of the loop still point the same way (N = 4)?
 
     python analysis/plot_fig8.py [options: see --help]
 

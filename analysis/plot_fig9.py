@@ -2,8 +2,8 @@
 
     python analysis/plot_fig9.py [options: see --help]
 
-Figure 4 for each of the steps t = 1…10, mean ± SEM over seeds, a panel per rule; dashed, the expected growth,
-anchored at N = 1 and t = 1. fig9.csv has every cell, fig9-slopes.csv the fitted slopes.
+Figure 4 for each of the steps t = 1…10, mean ± SEM over seeds, a panel per rule. Dashed: the expected growth, anchored
+at N = 1 and t = 1. fig9.csv has every cell, fig9-slopes.csv the fitted slopes.
 """
 
 import argparse

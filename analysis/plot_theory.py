@@ -3,9 +3,9 @@
     python analysis/plot_theory.py [options: see --help]
 
 (a) Energy of the summed branches against N, where the stream stays bounded: one matrix in all loops (ε = 1/N, theory:
-N²) or each loop its own (ε = 1/√N, theory: N). (b) R against N under ε = N^(−α), one matrix: α bounds R if over the
-last doubling of N the log-log slope is below 0.1. (c–e) R against N and L under 1/(N√L), and without either factor.
-theory.csv has every draw, theory-exponents.csv (a) and (b) fitted per draw.
+N²) or one matrix per loop (ε = 1/√N, theory: N). (b) R against N under ε = N^(−α), one matrix. α bounds R if the
+log-log slope over the last doubling of N is below 0.1. (c–e) R against N and L under 1/(N√L), and without either
+factor. theory.csv has every draw, theory-exponents.csv the exponents of (a) and (b) fitted per draw.
 """
 
 import argparse
@@ -40,7 +40,7 @@ FACTORS = {
 }
 FRAME = panels.Frame(right=0.7, between_columns=0.42, top=0.3)
 R_SCALE = LogNorm(1.0, 100.0)
-R_LIMITS = (0.5, 1e4)  # of panel (b): beyond, a curve has left
+R_LIMITS = (0.5, 1e4)  # of panel (b); curves that grow further leave the panel
 LABEL = r"$R=d^{-1/2}\,\Vert h\Vert_2$"
 
 
@@ -59,7 +59,7 @@ def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def all_draws(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """A row per draw of a finished cell, one of NaN for any other; `alpha` is that of panel (b)'s rule."""
+    """A row per draw of a finished cell, one of NaN for any other cell. `alpha` is the exponent in panel (b)."""
     metrics = ["residual_rms", "branch_energy"]
     found = curves.rename(columns={"step": "draw"}).reindex(columns=["run_id", "draw", *metrics])
     found = found[found["run_id"].isin(cells.loc[cells["state"].isin(FINISHED), "run_id"])]
@@ -70,7 +70,7 @@ def all_draws(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def exponent_table(draws: pd.DataFrame) -> pd.DataFrame:
-    """Log-log slopes against N, fitted per draw: mean, `_sem`; `bounded` for the α of panel (b).
+    """Log-log slopes against N, fitted per draw: mean and `_sem`, and `bounded` for the α of panel (b).
 
     Rows: the energy of each of `ENERGY` over all N, and R of each α over the last doubling of N.
     """
@@ -96,12 +96,12 @@ def _row(table: pd.DataFrame, quantity: str, ends: tuple[int, int]) -> dict[str,
 
 
 def is_bounded(slope: float) -> bool | None:
-    """The criterion of panel (b) for R's slope over the last doubling of N; None where it is unknown."""
+    """The criterion of panel (b) for R's slope over the last doubling of N, None if the slope is unknown."""
     return None if math.isnan(slope) else slope < BOUNDED_SLOPE
 
 
 def smallest_bounded(exponents: pd.DataFrame) -> float:
-    """The smallest α that bounds R and that no larger one contradicts; NaN if there is none, or some are unknown."""
+    """The smallest α from which on every α bounds R. NaN if there is none, or if some are unknown."""
     of_alpha = exponents[exponents["panel"] == "alpha"].sort_values("alpha", ascending=False)
     if of_alpha["bounded"].isna().any():
         return math.nan
@@ -110,7 +110,7 @@ def smallest_bounded(exponents: pd.DataFrame) -> float:
 
 
 def draw(cells: pd.DataFrame, draws: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
-    """The figure: energies and exponents above, the factored rule and its halves below."""
+    """The figure: energies and exponents above, the factored rule and the rules without one factor below."""
     figure, grid = panels.panels(2, 3, 1.72, FRAME)
     _draw_energy(grid[0, 0], draws, exponents)
     _draw_alphas(grid[0, 1], grid[0, 2], draws, exponents)
@@ -152,7 +152,7 @@ def _draw_energy(axes: Axes, draws: pd.DataFrame, exponents: pd.DataFrame) -> No
 
 
 def _draw_alphas(axes: Axes, beside: Axes, draws: pd.DataFrame, exponents: pd.DataFrame) -> None:
-    """Panel (b) in `axes`, its legend with the slopes in place of `beside`."""
+    """Draw panel (b) in `axes` and its legend, with the slopes, in the place of `beside`."""
     axes.set_title(r"(b) $R$ under $\varepsilon=N^{-\alpha}$", loc="left")
     axes.set_yscale("log")
     axes.set_ylim(*R_LIMITS)
@@ -203,7 +203,7 @@ def _short(value: float) -> str:
 
 
 def print_results(draws: pd.DataFrame, exponents: pd.DataFrame, console: Console) -> None:
-    """Exponents with their errors, the smallest α that bounds R, and R's range under each of `FACTORS`."""
+    """Print exponents with their errors, the smallest α that bounds R, and R's range under each of `FACTORS`."""
     shown = Table("quantity", "from N to", "log-log slope", "theory", "bounded")
     for row in exponents.to_dict("records"):
         name = f"R, alpha = {row['alpha']:g}" if row["panel"] == "alpha" else f"energy, {row['panel']}"

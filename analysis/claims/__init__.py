@@ -1,1 +1,1 @@
-"""Records in, findings out: what the paper claims, how each claim is measured, and how it is decided."""
+"""Records in, findings out: the paper's claims, how each is measured, and how it is decided."""

@@ -13,23 +13,23 @@ from analysis.records.result_sets import Records
 from analysis.stats.intervals import Estimate, mean_over_seeds
 from analysis.stats.probe import DEEP_PANELS, SLOPE_RANGES
 
-# Growth is an exponent p of n^p, and theory knows p = 0, 1/2 and 1. An exponent is taken for the one it is nearest to.
+# Growth is an exponent p of n^p, and the theory has p = 0, 1/2 and 1. A measured exponent counts as the nearest.
 HALF_STEP = 0.25
 PAPER_SHAPE: dict[str, Any] = {"vocab_size": 128_256, "d_model": 768, "n_heads": 12, "mlp_dim": 2048}  # Table 2
 PAPER_PARAMETERS = {12: 183.5, 24: 268.4, 48: 438.3}  # millions
-# The paper's "within ~4x" against the 8x of sqrt(N) growth over N = 1…64: their middle, in octaves.
+# Half-way between the paper's "within ~4x" and the 8x of sqrt(N) growth over N = 1…64, in octaves.
 SPREAD_OCTAVES = 2.5
 LARGEST, SATURATED = 64, 32
 ASYMPTOTIC = SLOPE_RANGES[0][0]  # loops from which on the growth of an update is measured, as in Figure 4
-# Cosines of unrelated vectors scatter by 1/sqrt(d): what is ±0.1 at the paper's width.
+# Cosines of unrelated vectors scatter by 1/sqrt(d). This constant makes the bound ±0.1 at the paper's width.
 CHANCE_COSINE = 0.1 * math.sqrt(PAPER_SHAPE["d_model"])
 
 Floats = NDArray[np.float64]
 
 
 def parameter_counts(_: Records) -> Finding:
-    """The model's own count at the paper's three depths, to a tenth of a million. No records are needed."""
-    # The shape's arithmetic alone: neither this module nor the package's __init__ imports torch.
+    """Parameters of the model at the paper's three depths, to a tenth of a million. No records are needed."""
+    # Only the arithmetic of the shape: neither this module nor the package's __init__ imports torch.
     from model.config import ModelConfig
 
     counts = {
@@ -41,12 +41,12 @@ def parameter_counts(_: Records) -> Finding:
 
 
 def stays_bounded(records: Records, panel: str) -> Finding:
-    """Within ten steps R never grows like a square root, nor shrinks like one."""
+    """In none of ten steps does R grow, or shrink, like a square root."""
     return _growth(records, panel, "residual_rms", range(1, 11), -HALF_STEP, HALF_STEP)
 
 
 def grows(records: Records, panel: str) -> Finding:
-    """Within ten steps R comes to grow at least like a square root."""
+    """In some of ten steps R grows at least like a square root."""
     return _growth(records, panel, "residual_rms", range(1, 11), HALF_STEP, math.inf)
 
 
@@ -56,7 +56,7 @@ def update_grows(records: Records, panel: str, exponent: float) -> Finding:
 
 
 def update_saturates(records: Records, panel: str) -> Finding:
-    """The change of h_N by the first step is within a range like 4x over N = 1…64, and flat from 32 on."""
+    """The change of h_N by the first step stays within a range like 4x over N = 1…64, and is flat from 32 on."""
     table = _per_seed(records, panel, "update_rms", range(1, 2))
     if isinstance(table, Finding):
         return table
@@ -76,7 +76,7 @@ def increments_align(records: Records, panel: str) -> Finding:
 
 
 def increments_unrelated(records: Records, panel: str) -> Finding:
-    """Every off-diagonal cosine of block-level increments after ten steps is as small as chance makes it."""
+    """Every off-diagonal cosine of block-level increments after ten steps is as small as for unrelated vectors."""
     return _cosine_finding(records, panel, lambda cosines, d_model: cosines.abs() <= CHANCE_COSINE * d_model**-0.5)
 
 
@@ -117,12 +117,12 @@ def _growth(
 
 
 def _exponent(n: Floats, values: Floats) -> float:
-    """Least-squares slope of log value against log n; +inf where a value is not finite."""
+    """Least-squares slope of log value against log n, +inf if a value is not finite."""
     return float(np.polyfit(np.log2(n), np.log2(values), 1)[0]) if np.isfinite(values).all() else math.inf
 
 
 def _per_seed(records: Records, panel: str, metric: str, steps: range) -> tuple[Floats, Floats] | Finding:
-    """Values (seed, step, n) and the n = L or N of `panel`; what a diverged run no longer has is +inf."""
+    """Values (seed, step, n) and the n = L or N of `panel`. Values of a run after it diverged are +inf."""
     cells = records.cells.get("init_probe")
     chosen = None if cells is None else cells[cells["panel"] == panel]
     if missing := unfinished(chosen, f"probe {panel}"):

@@ -1,6 +1,6 @@
 """Claims about the residual stream after training, from the read-outs of the sweep behind Figure 5.
 
-All of them concern linear scaling at the rate tuned at N = 1 (`tuned_rate`), which is how the paper's runs were chosen.
+All of them concern linear scaling at the rate tuned at N = 1 (`tuned_rate`). The paper's runs were chosen so too.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not
 from analysis.records.result_sets import Records
 from analysis.stats.intervals import Estimate, mean_over_seeds
 
-MIDDLE = (0.3, 0.6)  # where Figure 6 has most cosines of early and middle increments
+MIDDLE = (0.3, 0.6)  # most cosines of early and middle increments in Figure 6
 NEAR_ZERO = 0.15  # nearer to 0 than to the middle range
 NORM_LOOPS = (2, 4, 8)
 NORM_OCTAVES = 0.5  # final norms that differ by less than √2 are nearer to equal than to growing like √N over N = 2…8
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 def increments_agree(records: Records, n_loops: int = 8) -> Finding:
-    """At every depth most early and middle pairs are within `MIDDLE`, and pairs with the last step near 0 or below."""
+    """At every depth most early and middle pairs are within `MIDDLE`. Pairs with the last step are near 0 or below."""
     matrices = _matrices(records, n_loops)
     if isinstance(matrices, Finding):
         return matrices
@@ -39,7 +39,10 @@ def increments_agree(records: Records, n_loops: int = 8) -> Finding:
 
 
 def last_step_weakest(records: Records, n_loops: int = 4) -> Finding:
-    """Early and middle pairs are positive and above those with the last step at every depth, these lowest at L_ref."""
+    """Early and middle pairs are positive and above those with the last step at every depth.
+
+    Pairs with the last step are lowest at L_ref.
+    """
     matrices = _matrices(records, n_loops)
     if isinstance(matrices, Finding):
         return matrices

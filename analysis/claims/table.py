@@ -1,7 +1,7 @@
-"""What the paper claims, as data: how each claim is measured here and what has to be true for it to hold.
+"""The paper's claims as data: how each is measured here and what has to be true for it to hold.
 
-Every verdict is computed from records. Where a test needs a threshold that the paper does not give, it is the middle
-between what the claim says and the nearest thing that it excludes (`analysis.claims`).
+Every verdict is computed from records. A threshold that the paper does not give lies half-way between the value that is
+claimed and the nearest value that the claim excludes.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ _BOUNDED = "the exponent's interval lies within ±0.25, nearer to 0 than to ±½
 _GROWTH = "largest exponent of R ∝ {} over optimizer steps 1–10, mean over seeds"
 _COSINES = "smallest and largest off-diagonal cosine of block-level increments after 10 steps, all seeds"
 _UPDATE = "exponent of the RMS change of h_N by the first optimizer step over N = 16…64, mean over seeds"
-_READOUT = "increment cosines after training at N = 1's best rate, linear, every depth; mean over seeds"
+_READOUT = "increment cosines after training at N = 1's optimum (grid), linear, every depth; mean over seeds"
 
 CLAIMS = (
     Claim(
@@ -60,7 +60,7 @@ CLAIMS = (
         "Figure 3a",
         "in [−0.037, 0.034]",
         _COSINES,
-        "all within ±2.8/√d, which is ±0.1 at the paper's width; chance makes 1/√d",
+        "all within ±2.8/√d, which is ±0.1 at the paper's width; unrelated vectors have 1/√d",
         partial(probe.increments_unrelated, panel="fig3a"),
     ),
     Claim(
@@ -104,7 +104,7 @@ CLAIMS = (
         "Under sqrt at L_ref the optimum rate shifts with N",
         "Figure 5a",
         "shifts with N",
-        "shift of the fitted optimum from N = 1's, in octaves",
+        "shift of the optimum (fitted) from N = 1's, in octaves",
         "the interval of some N lies beyond ±½ octave",
         transfer.sqrt_shifts,
     ),
@@ -113,7 +113,7 @@ CLAIMS = (
         "Under linear the optimum base rate is nearly the same for every N and L",
         "Figure 5b–d",
         "nearly the same",
-        "shifts of the fitted optima from N = 1's at every depth, and from L_ref's at every N, in octaves",
+        "shifts of the optima (fitted) from N = 1's at every depth, and from L_ref's at every N, in octaves",
         "every interval lies within ±½ octave, the step of the paper's grid",
         transfer.linear_transfers,
     ),
@@ -122,7 +122,7 @@ CLAIMS = (
         "At N = 8 and L_ref, linear reaches a lower loss than sqrt",
         "Figure 5a, b",
         "0.025 nats",
-        "best loss on the grid under sqrt minus that under linear",
+        "loss at the optimum (grid) under sqrt minus that under linear",
         "its interval lies above zero",
         transfer.linear_gains,
     ),
@@ -131,7 +131,7 @@ CLAIMS = (
         "At 4 L_ref and N = 8, base rates above 2e-3 diverge",
         "Figure 5d",
         "diverges above 2e-3 = 1.6 × N = 1's rate",
-        "runs above 1.6 times N = 1's best rate at L_ref",
+        "runs above 1.6 times N = 1's optimum (grid) at L_ref",
         "all of them diverge",
         transfer.deep_diverges,
     ),
@@ -149,7 +149,7 @@ CLAIMS = (
         "The final norm is about the same for every N within one L",
         "Figure 7",
         "about the same",
-        "largest ratio of final residual norms over N = 2, 4, 8 within a depth, at N = 1's best rate, linear",
+        "largest ratio of final residual norms over N = 2, 4, 8 within a depth, at N = 1's optimum (grid), linear",
         "its interval lies below √2, nearer to equal than to √N growth",
         stream.norms_converge,
     ),

@@ -10,8 +10,8 @@ from analysis.records.result_sets import Records
 from analysis.stats import transfer
 from analysis.stats.intervals import Estimate
 
-# Octaves within which an optimum counts as the same, and beyond which as moved. The paper's grid has steps of 0.26 to
-# 0.58 octaves, and "nearly invariant" cannot mean less than one of them.
+# Within this many octaves an optimum counts as the same, beyond them as moved. The paper's grid has steps of 0.26 to
+# 0.58 octaves, and "nearly invariant" cannot mean less than one step.
 SAME_OCTAVES = 0.5
 # Figure 5d: base rates above 2e-3 diverge, 1.6 times the 1.25e-3 that N = 1 was tuned to.
 SAFE_FACTOR = 2e-3 / 1.25e-3
@@ -58,7 +58,7 @@ def sqrt_shifts(records: Records) -> Finding:
 
 
 def linear_gains(records: Records) -> Finding:
-    """The best loss under sqrt minus that under linear, at N = 8 and L_ref, is above zero."""
+    """The loss at the optimum (grid) under sqrt minus that under linear, at N = 8 and L_ref, is above zero."""
     cells = records.cells.get("lr_transfer")
     chosen = None if cells is None else cells[(cells["depth_multiplier"] == 1) & (cells["n_loops"] == FULL_LOOPS)]
     if missing := unfinished(chosen, f"run with N = {FULL_LOOPS} at L_ref"):
@@ -71,12 +71,12 @@ def linear_gains(records: Records) -> Finding:
     if math.isnan(best.value):
         return Finding(Verdict.INCONCLUSIVE, why="every run diverged under both rules")
     return judge(best, low=0.0).with_text(
-        f"{as_text(best, '+.4f')} nats; {as_text(fixed, '+.4f')} at N = 1's best rate"
+        f"{as_text(best, '+.4f')} nats; {as_text(fixed, '+.4f')} at N = 1's optimum (grid)"
     )
 
 
 def deep_diverges(records: Records) -> Finding:
-    """At 4 L_ref and N = 8 under linear, every run above 1.6 times N = 1's best rate at L_ref diverges."""
+    """At 4 L_ref and N = 8 under linear, every run above 1.6 times N = 1's optimum (grid) at L_ref diverges."""
     cells = _cells(records, "linear")
     deep = None if cells is None else cells[(cells["depth_multiplier"] == DEEPEST) & (cells["n_loops"] == FULL_LOOPS)]
     if missing := unfinished(deep, f"run with N = {FULL_LOOPS} at 4 L_ref"):
@@ -91,7 +91,7 @@ def deep_diverges(records: Records) -> Finding:
 
 
 def tuned_rate(cells: pd.DataFrame) -> float:
-    """The base rate tuned at N = 1: the grid's best there, at L_ref under linear; NaN where nothing finished."""
+    """The base rate tuned at N = 1: its optimum (grid) at L_ref under linear, NaN if nothing has finished."""
     first = cells.query("rule == 'linear' and depth_multiplier == 1 and n_loops == @transfer.REFERENCE_LOOPS")
     rows = _rows(first) if len(first) else []
     return float(rows[0]["optimum_lr"]) if rows else math.nan
@@ -118,7 +118,7 @@ def _estimate(row: Any, name: str) -> Estimate:
 
 
 def _same(shift: Estimate, rows: list[Row]) -> Finding:
-    """Whether the shift is within ± `SAME_OCTAVES`; an open interval is put down to the edge optima among `rows`."""
+    """Whether the shift is within ± `SAME_OCTAVES`. With an open interval the reason names the edge optima."""
     flagged = [f"L = {row['n_layers']}, N = {row['n_loops']}" for row in rows if row["flag"]]
     edges = f"edge optimum at {'; '.join(flagged)}" if len(flagged) < 3 else f"edge optima on {len(flagged)} curves"
     is_open = math.isinf(shift.low) or math.isinf(shift.high)
@@ -131,13 +131,13 @@ def _opposite(finding: Finding) -> Finding:
 
 
 def _shift_text(row: Row, shift: Estimate) -> str:
-    """The shift, or where neither it nor a limit of it is known, that of the grid minima."""
+    """The shift of the optima (fitted), or that of the optima (grid) if neither it nor a limit of it is known."""
     known = any(math.isfinite(value) for value in (shift.value, shift.low, shift.high))
     return as_text(shift, "+.2f") if known else f"{as_text(Estimate(row['shift_octaves']), '+.2f')} (on the grid)"
 
 
 def _reach(shift: Estimate) -> float:
-    """How far from zero the estimate is, or where it has no value, its nearer end."""
+    """How far the estimate is from zero, or its nearer end if it has no value."""
     if not math.isnan(shift.value):
         return abs(shift.value)
     return max(shift.low, -shift.high, 0.0) if shift.has_interval else 0.0

@@ -1,4 +1,4 @@
-"""What a claim is, and the only ways to a verdict."""
+"""Claims, findings, and the functions that every verdict comes from."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ ONE_SEED = "1 seed, no interval"
 
 
 class Verdict(StrEnum):
-    """What the records say about a claim."""
+    """The result of judging a claim on records."""
 
     HOLDS = "holds"
     FAILS = "fails"
@@ -25,14 +25,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, what was measured, in words, and why it decides nothing, where it does not."""
+    """A verdict, the measurement in words, and why nothing is decided (empty if it holds or fails)."""
 
     verdict: Verdict
     measured: str = ""
     why: str = ""
 
     def with_text(self, measured: str) -> "Finding":
-        """The same with other words for what was measured."""
+        """The same with `measured` replaced."""
         return Finding(self.verdict, measured, self.why)
 
 
@@ -42,12 +42,12 @@ class Claim:
 
     Attributes:
         id: short name, stable.
-        statement: what is claimed.
-        figure: of the paper, or its table.
-        paper: the paper's own number or picture.
+        statement: the claim.
+        figure: figure or table of the paper.
+        paper: the number or picture in the paper.
         method: how it is measured here.
-        test: what has to be true of the measurement.
-        assess: records of one place and preset → finding; pure.
+        test: the condition on the measurement.
+        assess: records of one place and preset → finding. A pure function.
     """
 
     id: str
@@ -60,15 +60,15 @@ class Claim:
 
 
 def not_measured(why: str) -> Finding:
-    """There are no records for it."""
+    """The finding where records are missing."""
     return Finding(Verdict.NOT_MEASURED, why=why)
 
 
 def judge(estimate: Estimate, low: float = -math.inf, high: float = math.inf, reason: str = "") -> Finding:
-    """Holds where the whole interval is in [low, high], fails where none of it is, else inconclusive.
+    """Holds if the whole interval is in [low, high], fails if none of it is, else inconclusive.
 
-    An infinite value stands for divergence and needs no interval. `reason` is given, where the verdict is inconclusive,
-    in place of the bound that the interval spans.
+    An infinite value means divergence and needs no interval. `reason` replaces the usual reason of an inconclusive
+    verdict, the bound that the interval spans.
     """
     value = estimate.value
     if math.isinf(value):
@@ -85,7 +85,7 @@ def judge(estimate: Estimate, low: float = -math.inf, high: float = math.inf, re
 
 
 def every(findings: Sequence[Finding]) -> Finding:
-    """Holds if all hold, fails if one fails, else inconclusive for the reasons of those that are."""
+    """Holds if all hold, fails if one fails, else inconclusive with the reasons of all that are inconclusive."""
     verdicts = {finding.verdict for finding in findings}
     if Verdict.FAILS in verdicts:
         return Finding(Verdict.FAILS)
@@ -95,7 +95,7 @@ def every(findings: Sequence[Finding]) -> Finding:
 
 
 def some(findings: Sequence[Finding]) -> Finding:
-    """Holds if one holds, fails if all fail, else inconclusive for the reasons of those that are."""
+    """Holds if one holds, fails if all fail, else inconclusive with the reasons of all that are inconclusive."""
     verdicts = {finding.verdict for finding in findings}
     if Verdict.HOLDS in verdicts:
         return Finding(Verdict.HOLDS)
@@ -109,7 +109,7 @@ def _reasons(findings: Sequence[Finding]) -> str:
 
 
 def unfinished(cells: pd.DataFrame | None, what: str) -> Finding | None:
-    """Why `cells` cannot be judged: there are none, none has a result, or some have not; None if they can."""
+    """Why `cells` cannot be judged: there are none, none has a result, or some have none. None if they can."""
     if cells is None or cells.empty:
         return not_measured(f"no {what} in the records")
     finished = int(cells["state"].isin(FINISHED).sum())
@@ -121,7 +121,7 @@ def unfinished(cells: pd.DataFrame | None, what: str) -> Finding | None:
 
 
 def as_text(estimate: Estimate, spec: str) -> str:
-    """`+0.52 (+0.41…+0.66)`; the interval only where there is one, and more than the value itself."""
+    """`+0.52 (+0.41…+0.66)`, without the interval if there is none or it has no width."""
     value = "diverged" if math.isinf(estimate.value) else number_text(estimate.value, spec)
     if not estimate.has_interval or estimate.low == estimate.high:
         return value
@@ -129,7 +129,7 @@ def as_text(estimate: Estimate, spec: str) -> str:
 
 
 def number_text(value: float, spec: str) -> str:
-    """`value` with a real minus sign; ∞ and, for NaN, a dash."""
+    """`value` with a real minus sign, "∞" for infinity and a dash for NaN."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return "–" if math.isnan(value) else format(value, spec).replace("-", "−")

@@ -1,1 +1,1 @@
-"""What figures share: style, panels, marks of unfinished points, and the script around a drawing."""
+"""Shared by all figures: style, rules, panels, marks of unfinished points, and the script around a drawing."""

@@ -14,11 +14,11 @@ from analysis.plotting import style
 
 Matrix = NDArray[np.float64]
 SCALE = Normalize(-1.0, 1.0)
-ANNOTATED = 16  # increments at most for values to be legible in their cells
+ANNOTATED = 16  # with more increments, values in the cells would be too small to read
 
 
 def mean_matrix(readouts: pd.DataFrame, cells: pd.DataFrame) -> Matrix | None:
-    """(N, N) cosines, mean over those of the cells that are done (each a mean over tokens); None if none is."""
+    """(N, N) cosines: mean over the finished cells of each one's mean over tokens. None if none has finished."""
     done = cells.loc[cells["state"] == "done", "run_id"]
     rows = readouts[(readouts["readout"] == "increment_cosine") & readouts["run_id"].isin(done)]
     if rows.empty:
@@ -28,7 +28,7 @@ def mean_matrix(readouts: pd.DataFrame, cells: pd.DataFrame) -> Matrix | None:
 
 @dataclass(frozen=True)
 class OffDiagonal:
-    """Range and mean of a cosine matrix beside its diagonal; NaN where there is none."""
+    """Range and mean of the cosines off the diagonal, NaN if there are none."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class OffDiagonal:
 
 
 def off_diagonal(matrix: Matrix | None) -> OffDiagonal:
-    """Of `matrix`."""
+    """Range and mean of `matrix` off its diagonal."""
     if matrix is None or len(matrix) < 2:
         return OffDiagonal(*[float("nan")] * 3)
     values = matrix[~np.eye(len(matrix), dtype=bool)]
@@ -52,7 +52,7 @@ def long_table(matrix: Matrix | None) -> pd.DataFrame:
 
 
 def draw_matrix(axes: Axes, matrix: Matrix) -> None:
-    """A square heat map, the first increment at the lower left; values are written where there is room."""
+    """A square heat map with the first increment at the lower left, values in the cells if these are large enough."""
     count = len(matrix)
     edges = (0.5, count + 0.5, 0.5, count + 0.5)
     axes.imshow(matrix, cmap=style.SIGNED_COLORMAP, norm=SCALE, origin="lower", extent=edges)

@@ -1,4 +1,4 @@
-"""The frame of a figure: panels placed in inches, an axis of counts that double, a colour bar of steps."""
+"""The frame of a figure: panels placed in inches, titles, an axis of counts that double, a colour bar of steps."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from analysis.plotting import style
 
 @dataclass(frozen=True)
 class Frame:
-    """Inches around and between the panels of a figure as wide as a page."""
+    """Inches around and between the panels of a figure that is as wide as a page."""
 
     left: float = 0.6
     right: float = 0.1
@@ -88,9 +88,9 @@ def count_axis(axes: Axes, counts: Iterable[int], label: str) -> None:
 
 
 def log_ticks(axes: Axes, *, has_data: bool) -> None:
-    """Ticks for a log-10 y axis as it is now: decades, or 1, 2, 5, 10 … in plain numbers where it spans few."""
+    """Ticks for a log-10 y axis with its current limits: decades, or 1, 2, 5, 10 … if it spans only a few."""
     low, high = axes.get_ylim()
-    if not has_data:  # the default limits would be taken for measured ones
+    if not has_data:  # the default limits would look like measured ones
         axes.tick_params(which="both", left=False, labelleft=False)
     elif high / low < 300:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -106,7 +106,7 @@ def side_axes(figure: Figure, panel: Axes, bottom_panel: Axes | None = None) -> 
 
 
 def step_bar(figure: Figure, colors: Mapping[float, str], axes: Axes) -> None:
-    """In `axes`, a colour bar of optimizer steps."""
+    """Draw a colour bar of optimizer steps in `axes`."""
     steps = list(colors)
     edges = [steps[0] - 0.5, *(step + 0.5 for step in steps)]
     scale = ScalarMappable(BoundaryNorm(edges, len(steps)), ListedColormap(list(colors.values())))

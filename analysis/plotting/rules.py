@@ -1,4 +1,4 @@
-"""What figures write about a scaling rule: its formula and its expected growth, both derived from its exponents."""
+"""A scaling rule in the words of figures: its formula and its expected growth, both derived from its exponents."""
 
 import math
 import re
@@ -11,7 +11,7 @@ EXPONENT = re.compile(r"\b(alpha|beta)=([-+.\de]+)")
 def exponents(rule: str) -> tuple[float, float]:
     """α and β of a rule as records name it: a row of `RULES`, or exponents such as "alpha=0.75 beta=0.5".
 
-    NaN for an exponent that the name does not tell.
+    NaN for an exponent that is not in the name.
     """
     if rule in RULES:
         return RULES[rule].alpha, RULES[rule].beta

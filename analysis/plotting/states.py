@@ -1,4 +1,4 @@
-"""What has no result is shown, not dropped: marks above a panel, or words in one that has nothing else."""
+"""Points without a result are shown, not dropped: as marks above a panel, or as words in an empty one."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -26,23 +26,23 @@ MARK: style.Look = {"markersize": 3.4, "markeredgewidth": 0.9, "linestyle": "non
 
 
 def any_left(states: "pd.Series[str]") -> bool:
-    """True if there is something to mark."""
+    """True if a point is to be marked."""
     return bool(states.isin(list(STATE_MARKERS)).any())
 
 
 def draw_lane(axes: Axes, positions: "pd.Series[float]", states: "pd.Series[str]", color: str, lane: int = 0) -> None:
-    """A mark above the panel at each position on its x axis whose state is not `done`; lanes count upwards."""
+    """A mark above the panel at each x position whose state is not `done`. Lanes count upwards."""
     height = 5 + LANE_POINTS * lane
     above = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=height, units="points")
     for state, marker in STATE_MARKERS.items():
         at = positions[states == state]
         marks = Line2D(at, [1.0] * len(at), **MARK, marker=marker, color=color, transform=above)
         marks.set_clip_on(False)
-        axes.add_artist(marks)  # unlike add_line, leaves the limits of the axes alone
+        axes.add_artist(marks)  # unlike add_line, does not change the limits of the axes
 
 
 def add_legend(figure: Figure, states: "pd.Series[str]", lead: str) -> None:
-    """Above the footer, what the marks in the figure mean and how many there are; nothing where all is done."""
+    """Above the footer, the meaning and the number of each mark in the figure. Nothing if every point is done."""
     counts = states.value_counts()
     if not any_left(states):
         return
@@ -63,7 +63,7 @@ def count_text(states: Iterable[str]) -> str:
 
 
 def say(axes: Axes, states: Iterable[str], otherwise: str = "") -> None:
-    """In a panel without data, why: the states of its runs, or `otherwise` where all are done."""
+    """In a panel without data, write why: the states of its runs, or `otherwise` if all are done."""
     missing = count_text(states)
     text = f"no result: {missing}" if missing else otherwise
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=style.MUTED, wrap=True)

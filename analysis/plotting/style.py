@@ -1,6 +1,6 @@
 """How every figure looks and is written: one place for colours, markers, sizes and reproducible files.
 
-The same input gives the same bytes: fonts are those that matplotlib ships, and no file carries a date.
+The same input gives the same bytes: fonts are those that matplotlib ships, and no file has a date in it.
 """
 
 import math
@@ -25,10 +25,10 @@ TEXT_WIDTH = 7.2  # inches: two columns of a paper
 INK = "#222222"
 MUTED = "#6b6b6b"
 GUIDE = "#b5b5b5"
-# Perceptually uniform and safe for the colour-blind; its light end is too faint for lines on white.
+# Perceptually uniform and safe for the colour-blind. Its light end is too faint for lines on white.
 LOOP_COLORMAP = "viridis_r"
 LOOP_COLORMAP_RANGE = (0.2, 1.0)
-# Okabe and Ito's colours, for what has no order.
+# Okabe and Ito's colours, for things without an order.
 VERMILION, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
 RULE_LOOKS: dict[str, Look] = {  # of the paper's rules; any other takes the next of `FREE_COLORS` and `FREE_MARKERS`
     "none": {"color": VERMILION, "marker": "s"},
@@ -37,7 +37,7 @@ RULE_LOOKS: dict[str, Look] = {  # of the paper's rules; any other takes the nex
 }
 FREE_COLORS = ("#E69F00", "#CC79A7", "#56B4E9", "#000000")  # without yellow, which is too faint on white
 FREE_MARKERS = ("D", "v", "P", "X", "p")
-SIGNED_COLORMAP = "RdBu_r"  # for values on either side of zero
+SIGNED_COLORMAP = "RdBu_r"  # for values below and above zero
 UNDATED: dict[str, dict[str, str | None]] = {  # metadata to leave out, by format
     "pdf": {"CreationDate": None},
     "png": {"Software": None},
@@ -50,7 +50,7 @@ _RC: dict[str, Any] = {
     "mathtext.fontset": "dejavusans",
     "font.size": 8.0,
     "axes.titlesize": 8.5,
-    "axes.titley": 1.0,  # else every draw lays all ticks out once more to look for a better place
+    "axes.titley": 1.0,  # without it every draw lays out all ticks once more to place the title
     "axes.labelsize": 8.5,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
@@ -63,7 +63,7 @@ _RC: dict[str, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "axes.linewidth": 0.7,
-    "axes.ymargin": 0.08,  # room for the stars
+    "axes.ymargin": 0.08,  # room for the marks of the optima
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -80,14 +80,14 @@ _RC: dict[str, Any] = {
     "legend.borderaxespad": 0.3,
     "figure.dpi": 200,
     "savefig.dpi": 200,
-    "pdf.fonttype": 42,  # text stays text: searchable, editable
+    "pdf.fonttype": 42,  # text stays text that can be searched and edited
     "svg.hashsalt": "loopsweep",  # the same ids every time
 }
 
 
 @contextmanager
 def context() -> Iterator[None]:
-    """The style, whatever the user's matplotlibrc says; make and save a figure inside one `with` block."""
+    """The style, whatever the user's matplotlibrc has. Make and save a figure inside one `with` block."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(cast(Any, _RC))
@@ -112,7 +112,7 @@ def _shade(darkness: float) -> str:
 
 
 def loop_marker(n_loops: int) -> str:
-    """The marker of a loop count: says the same as its colour, for print without colour."""
+    """The marker of a loop count. With its colour it tells N twice, for print without colour."""
     return LOOP_MARKERS.get(n_loops, "h")
 
 
@@ -136,14 +136,15 @@ def rule_looks(rules: Iterable[str]) -> dict[str, Look]:
 
 
 def add_footer(figure: Figure, text: str) -> None:
-    """A small line at the foot: preset, seeds, how many of the expected points the figure stands on."""
+    """A small line at the foot: preset, seeds, and how many of the expected points are in the figure."""
     figure.text(0.5, 0.07 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=7.0, color=MUTED)
 
 
 def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[Path]:
-    """Write `out/stem.<format>` for each of `pdf`, `png`, `svg`; the files written.
+    """Write `out/stem.<format>` for each of `formats`, which are of `pdf`, `png`, `svg`; return the files.
 
-    Raises `UserError` where `out` cannot be written to.
+    Raises:
+        UserError: if `out` cannot be written to.
     """
     files = [out / f"{stem}.{name}" for name in formats]
     with writing_to(out):
@@ -152,11 +153,11 @@ def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[P
 
 
 def _draw_side_by_side(figure: Figure, files: Sequence[Path]) -> None:
-    """Draw the first file here and each other one in a fork of this process: a drawing takes a core a second or two.
+    """Draw the first file here and each other one in a fork of this process. One drawing takes a core a second or two.
 
-    What a fork could not draw is drawn here again, so that its error is raised.
+    A file that a fork could not draw is drawn here again, so that its error is raised.
     """
-    if sys.platform != "linux":  # a fork elsewhere may not use every library that its parent has loaded
+    if sys.platform != "linux":  # on other systems a fork may not use every library that its parent has loaded
         for file in files:
             _draw(figure, file)
         return
@@ -186,7 +187,7 @@ def _draw_or_exit(figure: Figure, file: Path) -> None:
 
 
 def save_csv(table: pd.DataFrame, out: Path, stem: str) -> Path:
-    """Write `out/stem.csv` in full precision, NaN as an empty field; raises `UserError` as `save` does."""
+    """Write `out/stem.csv` in full precision, NaN as an empty field. Raises `UserError` as `save` does."""
     file = out / f"{stem}.csv"
     with writing_to(out):
         table.to_csv(file, index=False, lineterminator="\n")
@@ -195,7 +196,7 @@ def save_csv(table: pd.DataFrame, out: Path, stem: str) -> Path:
 
 @contextmanager
 def writing_to(out: Path) -> Iterator[None]:
-    """`out`, made if missing; raises `UserError` where it cannot be written to."""
+    """Make `out` if it is missing. Raises `UserError` if it, or a file in the block, cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""One optimizer step's change of h_N against the loop count: what Figures 4 and 9 share."""
+"""One optimizer step's change of h_N against the loop count: shared by Figures 4 and 9."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ LABEL = r"RMS change of $h_N$ in a step"
 
 
 def draw_curve(axes: Axes, curve: pd.DataFrame, **look: Any) -> ErrorbarContainer:
-    """Mean ± SEM of `update_rms` over seeds against N; points without a finite mean are left out."""
+    """Mean ± SEM of `update_rms` over seeds against N, without the points that have no finite mean."""
     finite = curve[np.isfinite(curve["update_rms"])]
     error = finite["update_rms_sem"].fillna(0.0)
     return axes.errorbar(finite["depth"], finite["update_rms"], error, elinewidth=0.9, capsize=1.6, **look)
 
 
 def draw_reference(axes: Axes, exponent: float, counts: Sequence[int], anchor: float) -> float:
-    """N to the power `exponent` (`rules.update_growth`), through `anchor` at N = 1; the value at the line's end.
+    """Draw N to the power `exponent` (`rules.update_growth`) through `anchor` at N = 1; return the value at its end.
 
     Draws nothing and returns NaN for an unknown exponent.
     """
@@ -39,13 +39,13 @@ def draw_reference(axes: Axes, exponent: float, counts: Sequence[int], anchor: f
 
 
 def anchor(points: pd.DataFrame) -> float:
-    """The first step's mean update at N = 1, which all rules share; NaN where it has no result."""
+    """The first step's mean update at N = 1, which is the same for all rules. NaN if it has no result."""
     first = points[(points["updates"] == 1) & (points["depth"] == 1)]["update_rms"]
     return float(first.mean())
 
 
 def print_growth(table: pd.DataFrame, console: Console) -> None:
-    """Slopes and ranges of `probe.growth_table`, at the first and the last step in it."""
+    """Print slopes and ranges of `probe.growth_table` at its first and its last step."""
     names = [f"slope_{low}_{high}" for low, high in probe.SLOPE_RANGES]
     headings = ("step", *(f"N = {low}…{high}" for low, high in probe.SLOPE_RANGES), "max/min")
     shown = Table("rule", *(Column(heading, justify="right") for heading in headings))

@@ -1,4 +1,4 @@
-"""Every figure of a report: drawn by its own script, as SVG that can stand in a page beside others."""
+"""Every figure of a report, drawn by its script as SVG that can be in one page with others."""
 
 import contextlib
 import io
@@ -42,12 +42,12 @@ class _Task:
 
 
 def draw_all(places: Mapping[str, Records]) -> dict[str, list[Drawing]]:
-    """The figures of every experiment of every place, on all cores.
+    """The figures of every experiment of every place, drawn on all cores.
 
-    The key of a place sets the ids in its SVG apart from those of others.
+    The key of a place makes the ids in its SVG different from those of other places.
     """
     tasks = {key: _tasks(records, key) for key, records in places.items()}
-    # Forked, because a fresh interpreter would import for longer than it draws.
+    # Forked, because a fresh interpreter takes longer to import than to draw.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         drawn = {key: [pool.submit(_draw, task) for task in of_place] for key, of_place in tasks.items()}
         return {key: [one for future in futures for one in future.result()] for key, futures in drawn.items()}
@@ -80,7 +80,7 @@ def _draw(task: _Task) -> list[Drawing]:
 
 
 def embedded(svg: str, prefix: str, label: str) -> str:
-    """An SVG file's text as an element of a page: with ids of its own, shorter coordinates and no style sheet."""
+    """An SVG file's text as an element of a page: ids that start with `prefix`, short coordinates, no style sheet."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)

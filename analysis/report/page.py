@@ -1,4 +1,4 @@
-"""The report: every claim with its verdict, every figure, every optimum, in one page that needs nothing else.
+"""The report: every claim with its verdict, every figure and every optimum, in one self-contained page.
 
     python -m analysis.report [--runs DIR] [--results DIR] [--out DIR]
     python -m analysis.report --readme README.md   only the verdicts on stored results, into that file
@@ -33,7 +33,7 @@ PAPER_ADDRESS = "https://arxiv.org/abs/2606.18524"
 
 @dataclass(frozen=True)
 class Section:
-    """All that a report shows of one place and preset."""
+    """All parts of a report about one place and preset."""
 
     anchor: str
     preset: str
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def section(records: Records, anchor: str, drawings: list[Drawing]) -> Section:
-    """Judge and tabulate all that `records` hold; `anchor` is an id unique in the page."""
+    """Judge and tabulate `records`. `anchor` is an id that is unique in the page."""
     return Section(
         anchor,
         records.preset,
@@ -100,7 +100,7 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
     """Write report.html and report.md into `out`.
 
     Raises:
-        UserError: where that is not possible.
+        UserError: if they cannot be written.
     """
     sections = sections or [section(Records("no records", "nothing here yet"), "s0", [])]
     files = [out / "report.html", out / "report.md"]
@@ -125,7 +125,7 @@ def write_verdicts(file: Path, results: Path) -> None:
 
 
 def render(template: str, sections: Sequence[Section]) -> str:
-    """What a template says of `sections`."""
+    """The text of a template filled with `sections`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=".html." in template,
@@ -146,7 +146,7 @@ def markdown_cell(text: str) -> str:
 
 
 def tied(text: str) -> str:
-    """`text` that does not break around an equals sign."""
+    """`text` without line breaks around an equals sign."""
     return text.replace(" = ", "\u00a0=\u00a0")
 
 

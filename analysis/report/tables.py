@@ -1,4 +1,4 @@
-"""The tables of a report, as plain values that both its templates lay out."""
+"""The tables of a report as plain values, laid out by both templates."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ UNFINISHED = [state for state in sources.STATES if state not in transfer.FINISHE
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, the number it sorts by (NaN sorts as text), and its interval, if it has one."""
+    """Text of a cell, the number that it sorts by (NaN: it sorts as text), and its interval, if it has one."""
 
     text: str
     number: float = math.nan
@@ -43,7 +43,7 @@ NOTHING = Cell("–", math.inf)  # sorts last
 
 
 def optimum_tables(records: Records) -> Iterator[Table]:
-    """Optima, shifts and regrets of the lr_transfer and exponent sweeps, and what linear gains over sqrt."""
+    """Optima, shifts and regrets of the lr_transfer and exponent sweeps, and the gain of linear over sqrt."""
     for experiment, title in (("lr_transfer", "Optimum per panel and N"), ("exponent", "Optimum per exponent and N")):
         if experiment in records.cells:
             cells = records.cells[experiment]
@@ -57,8 +57,8 @@ def optimum_tables(records: Records) -> Iterator[Table]:
 
 def _optima(table: pd.DataFrame, title: str) -> Table:
     headings = (
-        "panel", "rule", "L", "N", "points", "best η0", "loss", "fitted η0", "shift from N = 1", "shift from L_ref",
-        "regret", "flag",
+        "panel", "rule", "L", "N", "points", "optimum (grid)", "loss", "optimum (fitted)", "shift from N = 1",
+        "shift from L_ref", "regret", "flag",
     )  # fmt: skip
     shallowest = table["n_layers"].min()
     rows = [
@@ -81,15 +81,17 @@ def _optima(table: pd.DataFrame, title: str) -> Table:
     several = table["seeds"].max() > 1
     interval = "below them 95% intervals, each seed's common offset removed" if several else "1 seed, no intervals"
     notes = (
-        "Shifts in octaves of η0, loss and regret in nats per token",
-        "regret: of keeping N = 1's best rate",
+        "Optima are base rates η0",
+        "shifts of the optimum (fitted) in octaves",
+        "loss at the optimum (grid) and regret in nats per token",
+        "regret: of keeping N = 1's optimum (grid)",
         interval,
     )
     return Table(title, headings, rows, notes)
 
 
 def _gains(table: pd.DataFrame) -> Table:
-    headings = ("L", "N", "at each rule's best rate", "at N = 1's best rate", "that rate")
+    headings = ("L", "N", "at each rule's optimum (grid)", "at N = 1's optimum (grid)", "that rate")
     rows = [
         (
             _number(row["n_layers"], ".0f"),
@@ -100,11 +102,11 @@ def _gains(table: pd.DataFrame) -> Table:
         )
         for row in table.to_dict("records")
     ]
-    return Table("What linear gains over sqrt", headings, rows, ("Nats per token, positive where linear is better",))
+    return Table("Gain of linear over sqrt", headings, rows, ("Nats per token, positive where linear is better",))
 
 
 def progress_table(records: Records) -> Table:
-    """Per experiment, how many points stand where."""
+    """Per experiment, how many points are in each state."""
     states = [state for state in sources.STATES if any((of["state"] == state).any() for of in records.cells.values())]
     rows = []
     for experiment, cells in records.cells.items():
@@ -148,7 +150,7 @@ def unfinished_table(records: Records) -> Table:
 
 
 def provenance_table(records: Records) -> Table:
-    """Per experiment, what made the records, on what, and at what cost."""
+    """Per experiment: the command that made the records, its packages and machine, and its cost."""
     rows = []
     for experiment, origin in records.provenance.items():
         packages = ", ".join(f"{name} {version}" for name, version in origin.get("packages", {}).items())
@@ -173,7 +175,7 @@ def provenance_table(records: Records) -> Table:
         "experiment", "command", "commit", "packages", "processor", "runs finished",
         "run hours", "core-hours", "GPU-hours",
     )  # fmt: skip
-    return Table("Provenance", headings, rows, ("Run hours: wall time of the runs, added up",))
+    return Table("Provenance", headings, rows, ("Run hours: sum of the runs' wall times",))
 
 
 def _short(commit: str) -> str:

@@ -1,1 +1,1 @@
-"""Numbers from records: optima, seeds, intervals, growth and transfer. Draws nothing."""
+"""Numbers from records: optima, seeds, intervals, growth and transfer. No drawing here."""

@@ -1,4 +1,4 @@
-"""How a quantity grows with a count: log-log slopes fitted replica by replica, and the ratio of its extremes."""
+"""How a quantity grows with a count: log-log slopes fitted per replica, and the ratio of largest to smallest."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Growth:
-    """An exponent: mean and standard error over the replicas (seeds, draws) it was fitted to; NaN where unknown.
+    """An exponent: mean and standard error over the replicas (seeds, draws) that it was fitted to, NaN where unknown.
 
     `slope_of_mean` is the exponent of the replicas' mean.
     """
@@ -26,8 +26,8 @@ NO_GROWTH = Growth(float("nan"), float("nan"), float("nan"), 0)
 def fitted_growth(table: pd.DataFrame, x: str, y: str, replica: str, between: tuple[int, int]) -> Growth:
     """Least squares of log `y` against log `x` at low ≤ `x` ≤ high, per value of column `replica`.
 
-    `between` is (low, high). A replica counts only if its y is positive and finite at every x of the table there, so
-    that all slopes mean the same. Without both ends of the range in the table nothing is fitted.
+    `between` is (low, high). A replica counts only if its y is positive and finite at every x of the table in that
+    range, so that all slopes cover the same range. If the table lacks one end of the range, nothing is fitted.
     """
     low, high = between
     curves = table.loc[table[x].between(low, high)].pivot(index=x, columns=replica, values=y)

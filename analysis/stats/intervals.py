@@ -1,7 +1,7 @@
-"""Estimates with confidence intervals: what a few seeds, with one pooled noise, let us say.
+"""Estimates with confidence intervals, from a few seeds and one pooled noise.
 
-Every interval is at `LEVEL`. An end is infinite where the data do not bound it on that side; both ends are NaN
-where there is no interval at all, as with one seed.
+Every interval is at `LEVEL`. An end is infinite where the data do not bound it on that side. Both ends are NaN where
+there is no interval, as with one seed.
 """
 
 import math
@@ -25,14 +25,14 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether noise was known; the interval may still be open."""
+        """Whether the noise was known. The interval may still be open."""
         return not math.isnan(self.low)
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The difference of two independent estimates, by the method of variance estimates recovery.
 
-        Each end takes from either interval the arm that points its way (Zou and Donner, Statistics in Medicine
-        27, 2008), which keeps skewed and one-sided intervals as they are: an open arm stays open.
+        Each end combines the arms of the two intervals that point the same way (Zou and Donner, Statistics in
+        Medicine 27, 2008). Skewed and one-sided intervals stay so: an open arm stays open.
         """
         low = math.hypot(self.value - self.low, other.high - other.value)
         high = math.hypot(self.high - self.value, other.value - other.low)
@@ -48,7 +48,10 @@ class Noise:
     df: float
 
     def margin(self, variance: float, tail: float = TWO_SIDED) -> float:
-        """Half-width for a combination of runs with `variance` (in units of one run's) and `tail` beyond it."""
+        """Half-width of the interval of a combination of runs.
+
+        `variance` is in units of one run's, `tail` the probability beyond the end.
+        """
         return t_quantile(self.df, tail) * self.sd * math.sqrt(variance)
 
 
@@ -59,13 +62,13 @@ def t_quantile(df: float, tail: float) -> float:
     """The value that Student's t exceeds with probability `tail`; NaN without degrees of freedom."""
     if df <= 0:
         return math.nan
-    from scipy.special import stdtrit  # takes 0.3 s to import, which most figures need not wait for
+    from scipy.special import stdtrit  # takes 0.3 s to import, and most figures do without
 
     return float(stdtrit(df, 1 - tail))
 
 
 def mean_over_seeds(values: NDArray[np.float64]) -> Estimate:
-    """Mean of (S,) independent values, one a seed, with Student's interval; none with fewer than two seeds."""
+    """Mean of (S,) independent values, one per seed, with Student's interval if there are two seeds or more."""
     mean = float(np.mean(values))
     if len(values) < 2 or not np.isfinite(values).all():
         return Estimate(mean)

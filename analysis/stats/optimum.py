@@ -1,8 +1,9 @@
-"""The best learning rate of one curve: its grid minimum, and the vertex of a parabola in log2(rate) near it.
+"""The optimum of one curve, on the grid and fitted.
 
-What the fit estimates is the vertex of the least-squares parabola through the *expected* losses in the window.
-On a loss curve that is itself a parabola there this is the optimum; on a skewed one it is off by a systematic
-error that more seeds do not shrink, about 0.3 k/c octaves for a loss c z² + k z³ on a window of one octave.
+Optimum (grid): the rate of the grid with the lowest loss. Optimum (fitted): the vertex of a parabola in log2(rate)
+through the losses around it. The fit estimates the vertex of the least-squares parabola through the *expected* losses
+in the window. On a loss curve that is a parabola there, this is the true optimum. On a skewed one it has a systematic
+error that more seeds do not shrink: about 0.3 k/c octaves for a loss c z² + k z³ on a window of one octave.
 """
 
 import math
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.stats.intervals import NO_NOISE, ONE_SIDED, TWO_SIDED, Estimate, Noise, t_quantile
 
-WINDOW_OCTAVES = 1.0  # either side of the grid minimum: a rate curve is steeper above its optimum than below
+WINDOW_OCTAVES = 1.0  # either side of the optimum (grid): a rate curve is steeper above its optimum than below
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -21,16 +22,16 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Optimum:
-    """The lowest point of one curve; rates are base rates η0, losses nats per token, NaN where there is none.
+    """The optimum of one curve. Rates are base rates η0, losses nats per token, NaN where there is none.
 
-    `rate`, `loss`: the grid minimum (of equal losses, the one at the lower rate).
-    `rates_low`, `rates_high`: the grid rates that noise cannot tell from the best lie in this range.
-    `fitted_rate`, `fitted_loss`: the vertex of the parabola through the grid minimum and the rates within
-    `WINDOW_OCTAVES` of it, at least the one on either side.
+    `rate`, `loss`: the optimum (grid); of equal losses, the one at the lower rate.
+    `rates_low`, `rates_high`: the range of the grid rates that noise cannot tell from the optimum (grid).
+    `fitted_rate`, `fitted_loss`: the optimum (fitted), the vertex of the parabola through the optimum (grid) and the
+    rates within `WINDOW_OCTAVES` of it, at least the one on either side.
     `octaves`: log2 of the fitted rate and its interval. At the edge the value is the vertex if it lies within the
-    fitted rates, else the grid minimum; the arm towards the edge ends within the fitted rates if it can, else where
-    runs diverge, else nowhere, and the other arm is a limit that never leaves the grid.
-    `flag`: empty where both neighbours in the grid have a finite loss; otherwise why there is no vertex.
+    fitted rates, else the optimum (grid). The arm towards the edge ends within the fitted rates if it can, else where
+    runs diverge, else nowhere. The other arm is a limit that never leaves the grid.
+    `flag`: why there is no optimum (fitted); empty where there is one.
     """
 
     rate: float
@@ -48,8 +49,8 @@ def curve_optimum(rates: Floats, losses: Floats, seeds: Floats | None = None, no
 
     `rates`: (R,) every base rate η0 of the grid, ascending.
     `losses`: (R,) mean over seeds, nats per token, NaN missing, +inf diverged.
-    `seeds`: (R,) runs in each mean; by default one.
-    `noise`: of one run, offsets of seeds removed; without it there are no intervals.
+    `seeds`: (R,) runs in each mean, by default one.
+    `noise`: of one run, with the offsets of seeds removed. Without it there are no intervals.
     """
     assert rates.shape == losses.shape
     assert (np.diff(rates) > 0).all()
@@ -86,7 +87,7 @@ def curve_optimum(rates: Floats, losses: Floats, seeds: Floats | None = None, no
 
 
 def fit_window(rates: Floats, losses: Floats, at: int) -> Indices:
-    """Indices of the rates that the fit around grid minimum `at` goes through; fewer than three: no fit.
+    """Indices of the rates that are fitted around index `at`, the optimum (grid). Fewer than three: no fit.
 
     The finite rates around `at` without a gap, within `WINDOW_OCTAVES` or next to it, and at least three of them.
     """
@@ -101,7 +102,7 @@ def fit_window(rates: Floats, losses: Floats, at: int) -> Indices:
 
 
 def _beside(losses: Floats, index: int, side: str) -> str:
-    """Why the grid minimum is not enclosed on this side; empty where it is."""
+    """Why the optimum (grid) has no finite neighbour on this side; empty where it has one."""
     if not 0 <= index < len(losses):
         return f"grid ends {side}"
     if np.isnan(losses[index]):
@@ -110,7 +111,7 @@ def _beside(losses: Floats, index: int, side: str) -> str:
 
 
 def _outer_limits(x: Floats, losses: Floats, at: int) -> tuple[float, float]:
-    """The diverged rates next to the grid minimum on either side: the optimum lies between, whatever the noise."""
+    """The nearest diverged rates on either side. The optimum lies between them, whatever the noise."""
     diverged = np.flatnonzero(np.isinf(losses))
     below, above = diverged[diverged < at], diverged[diverged > at]
     return (float(x[below[-1]]) if len(below) else -math.inf, float(x[above[0]]) if len(above) else math.inf)
@@ -123,7 +124,7 @@ def _known(estimate: Estimate, noise: Noise) -> Estimate:
 def _indistinct(
     rates: Floats, losses: Floats, seeds: Floats, window: Indices, at: int, noise: Noise
 ) -> tuple[float, float]:
-    """Lowest and highest grid rate not significantly worse than the best, allowing for as many comparisons."""
+    """Lowest and highest grid rate not significantly worse than the optimum (grid), at Bonferroni's level."""
     if not noise.df:
         return math.nan, math.nan
     tail = ONE_SIDED / max(len(window) - 1, 1)
@@ -134,7 +135,7 @@ def _indistinct(
 
 @dataclass(frozen=True)
 class _Parabola:
-    """y = level + slope z + curvature z², fitted to z in [`start`, `end`], z = 0 at the grid minimum."""
+    """y = level + slope z + curvature z², fitted to z in [`start`, `end`], z = 0 at the optimum (grid)."""
 
     level: float
     slope: float
@@ -147,7 +148,7 @@ class _Parabola:
     def fit(cls, z: Floats, y: Floats, weights: Floats) -> "_Parabola":
         design = np.vander(z, 3, increasing=True)
         covariance: Floats = np.linalg.inv((design.T * weights) @ design).astype(np.float64)
-        lowest = y.min()  # taken off for the sake of rounding
+        lowest = y.min()  # subtracted to keep rounding errors small
         level, slope, curvature = covariance @ (design.T * weights) @ (y - lowest)
         return cls(float(level + lowest), float(slope), float(curvature), covariance, float(z[0]), float(z[-1]))
 
@@ -161,7 +162,7 @@ class _Parabola:
 
     @property
     def nearest(self) -> float:
-        """The vertex, or where it is not within the fitted rates, the grid minimum's end of them."""
+        """The vertex if it is within the fitted rates, else 0, the optimum (grid)."""
         return self.vertex if self.has_minimum else 0.0
 
     @property
@@ -179,7 +180,7 @@ class _Parabola:
         return self.slope + 2 * self.curvature * z, float(weights @ self.covariance @ weights)
 
     def _flat_points(self, margin: float) -> tuple[float, list[float]]:
-        """Where slope² = margin² · variance: a quadratic in z; its leading coefficient, its two roots if real."""
+        """The leading coefficient and the real roots of slope² = margin² · variance, a quadratic in z."""
         (_, _, _), (_, v, vw), (_, _, w) = self.covariance
         leading = float(4 * (self.curvature**2 - margin**2 * w))
         half = float(2 * (self.slope * self.curvature - margin**2 * vw))
@@ -190,7 +191,7 @@ class _Parabola:
         return leading, [-half / leading - arm, -half / leading + arm]
 
     def vertex_limits(self, noise: Noise) -> tuple[float, float]:
-        """Fieller's interval: every z at which the slope could be zero. Open where the curvature could be, too."""
+        """Fieller's interval: every z at which the slope could be zero. Open where the curvature could be zero too."""
         if not noise.df:
             return math.nan, math.nan
         leading, roots = self._flat_points(t_quantile(noise.df, TWO_SIDED) * noise.sd)
@@ -201,10 +202,10 @@ class _Parabola:
         return (roots[1], math.inf) if self.vertex > roots[1] else (-math.inf, roots[0])
 
     def lower_limit(self, noise: Noise) -> float:
-        """For a grid minimum at the upper edge: below this z, ≤ 0, the losses significantly fall with the rate.
+        """For an optimum (grid) at the upper edge: below this z, ≤ 0, the losses fall significantly with the rate.
 
-        At a tail of 2.5%, although the limit is one-sided: noise also chooses on which side of the edge's last gap
-        the minimum is, and so which one tail is looked at.
+        The tail is 2.5% although the limit is one-sided: noise also decides on which side of the last gap the optimum
+        (grid) is, and with it which tail is tested.
         """
         if not noise.df:
             return math.nan
@@ -216,9 +217,9 @@ class _Parabola:
         return min((root for root in roots if self.start < root < 0), default=0.0)
 
     def upper_limit(self, noise: Noise) -> float:
-        """For a grid minimum at the upper edge: the upper end of Fieller's interval if that is within the fitted rates.
+        """For an optimum (grid) at the upper edge: the upper end of Fieller's interval, if within the fitted rates.
 
-        Otherwise +inf: beyond them the parabola is not to be trusted.
+        Otherwise +inf, because beyond them the parabola cannot be trusted.
         """
         _, high = self.vertex_limits(noise)
         return high if self.has_minimum and high <= self.end else math.inf

@@ -1,7 +1,7 @@
 """The first optimizer steps at initialisation, as numbers (Figures 2, 4 and 9).
 
 A probe makes ten updates. Its record has a line after each number of updates, 0…10: R = d^(−1/2)·‖h_N‖₂ as
-`residual_rms`, and from the first on `update_rms`, the RMS change of h_N that the last update made.
+`residual_rms` and, after the first update, `update_rms`: the RMS change of h_N by the last update.
 """
 
 import numpy as np
@@ -32,9 +32,9 @@ def looped(cells: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def measurements(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """A row per cell and number of `updates` made, with its `METRICS`, whether the cell has a result or not.
+    """A row per cell and number of `updates` made, with its `METRICS`. Cells without a result have rows too.
 
-    `depth` is L · N: one of them is 1. A metric is NaN where the run has not finished, +inf from where it diverged.
+    `depth` is L · N, of which one is 1. A metric is NaN where the run has not finished, +inf after it diverged.
     """
     updates = pd.DataFrame({"updates": range(int(cells["steps"].max()) + 1)})
     found = curves.rename(columns={"step": "updates"}).reindex(columns=["run_id", "updates", *METRICS])
@@ -51,7 +51,7 @@ def measurements(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 def average_seeds(measured: pd.DataFrame) -> pd.DataFrame:
     """Measurements → points (one row per `POINT_KEY`): mean and `_sem` of each metric over the seeds with a result.
 
-    `state` is that of `STATE_ORDER` among the seeds' which most needs saying.
+    `state` is the first in `STATE_ORDER` of the seeds' states.
     """
     grouped = measured.assign(rank=measured["state"].map(STATE_ORDER.index)).groupby(POINT_KEY, sort=True)
     points = pd.DataFrame({metric: grouped[metric].mean() for metric in METRICS})
@@ -63,7 +63,7 @@ def average_seeds(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def range_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A row per panel, rule and number of updates: `fold_range`, max over min in depth of the seeds' mean."""
+    """A row per panel, rule and number of updates: `fold_range`, the seeds' mean at its largest over its smallest."""
     key = ["panel", "rule", "updates"]
     means = measured.groupby([*key, "depth"])[metric].mean()
     return means.groupby(key).agg(fold_range).rename("fold_range").reset_index()

@@ -1,9 +1,9 @@
-"""Beyond the paper: at which exponent α of ε = N^(−α) does the best learning rate stop moving with N?
+"""Beyond the paper: at which exponent α of ε = N^(−α) does the optimum of the learning rate stop moving with N?
 
     python analysis/plot_exponent.py [options: see --help]
 
-(a) Best base rate against N, a line per α; (b) its shift in octaves per doubling of N against α, which theory has
-cross zero at α = 1; (c) the loss there. exponent.csv has every cell, exponent-optima.csv the optimum of every α and
+(a) Optimum against N, a line per α. (b) Its shift in octaves per doubling of N against α, in theory zero at α = 1.
+(c) The loss at the optimum (grid). exponent.csv has every cell, exponent-optima.csv the optimum of every α and
 N, exponent-shift.csv the shifts.
 """
 
@@ -65,9 +65,9 @@ def optimum_table(cells: pd.DataFrame) -> pd.DataFrame:
 def shift_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row per α: octaves that the optimum moves per doubling of N, by least squares over all N.
 
-    `grid_shift` is of the grid minima, `fitted_shift` of the fitted vertices, with `fitted_shift_low` and `_high` at
+    `grid_shift` is of the optima (grid), `fitted_shift` of the optima (fitted), with `fitted_shift_low` and `_high` at
     95% where there are several seeds; `grid_loops`, `fitted_loops` count the
-    N that have one, of `loops`. A vertex is missing where the minimum is at an edge, so that a shift may lack its
+    N that have one, of `loops`. An optimum (fitted) is missing at the edge of the grid, so that a shift may lack its
     largest N. NaN with fewer than two.
     """
     rows = []
@@ -130,7 +130,7 @@ def draw(cells: pd.DataFrame, table: pd.DataFrame, shifts: pd.DataFrame) -> Figu
 
 
 def _draw_optima(axes: Axes, cells: pd.DataFrame, table: pd.DataFrame, colors: dict[float, str]) -> None:
-    """Fitted optima as dots; a grid minimum without a fit (at an edge, or beside a missing point) as an open square."""
+    """Optima (fitted) as dots. Where there is none, at an edge or beside a gap, optima (grid) as open squares."""
     axes.set_yscale("log")
     for alpha, curve in table.groupby("alpha", sort=True):
         color = colors[float(str(alpha))]
@@ -142,15 +142,15 @@ def _draw_optima(axes: Axes, cells: pd.DataFrame, table: pd.DataFrame, colors: d
     axes.set_ylim(cells["base_lr"].min() / 1.2, cells["base_lr"].max() * 1.2)
     panels.count_axis(axes, table["n_loops"], "loop count $N$")
     panels.log_ticks(axes, has_data=True)
-    axes.set_ylabel(r"best base rate $\eta_0$")
-    title = "open: minimum without a fit" if table["fitted_lr"].isna().any() else "best base rate"
+    axes.set_ylabel(r"optimum, base rate $\eta_0$")
+    title = "open: optimum (grid), no fit" if table["fitted_lr"].isna().any() else "optimum (fitted)"
     axes.set_title(f"(a) {title}", loc="left")
     if missing := states.count_text(cells["state"]):
         axes.text(0.5, 0.02, missing, transform=axes.transAxes, ha="center", wrap=True, **SMALL)
 
 
 def _draw_shifts(axes: Axes, shifts: pd.DataFrame) -> None:
-    """Both shifts against α; open where not all N have a fitted optimum: the grid's may then be cut off by its edge."""
+    """Both shifts against α. Open: some N have no optimum (fitted), and the grid's edge may cut off the other shift."""
     axes.axhline(0.0, color=style.MUTED, linewidth=0.8)
     axes.axvline(1.0, color=style.GUIDE, linestyle=(0, (4, 3)), zorder=0.5)
     for kind, color in zip(KINDS, (style.GREEN, style.BLUE), strict=True):
@@ -172,7 +172,7 @@ def _draw_shifts(axes: Axes, shifts: pd.DataFrame) -> None:
 
 
 def _draw_losses(axes: Axes, table: pd.DataFrame) -> None:
-    """Loss at the grid minimum against α, a line per N > 1 (at N = 1 every α is one model)."""
+    """Loss at the optimum (grid) against α, a line per N > 1 (at N = 1 every α is one model)."""
     deeper = table[table["n_loops"] > transfer.REFERENCE_LOOPS]
     colors = style.loop_colors(sorted(set(table["n_loops"])))
     for n, curve in deeper.groupby("n_loops", sort=True):
@@ -184,7 +184,7 @@ def _draw_losses(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xticks(sorted(set(table["alpha"])))
     axes.set_xlabel(r"exponent $\alpha$")
     axes.set_ylabel("validation loss (nats/token)")
-    axes.set_title("(c) loss at the best rate", loc="left")
+    axes.set_title("(c) loss at the optimum (grid)", loc="left")
     axes.legend(loc="best")
 
 
@@ -201,7 +201,7 @@ def print_shifts(shifts: pd.DataFrame, console: Console) -> None:
                 f"{row[f'{kind}_loops']} of {row['loops']}",
             ]
         shown.add_row(f"{row['alpha']:g}", *parts)
-    console.print("Shift of the best base rate, octaves per doubling of N")
+    console.print("Shift of the optimum, octaves per doubling of N")
     console.print(shown)
     for kind in KINDS:
         found = ", ".join(f"{alpha:.2f}" for alpha in zero_crossings(shifts["alpha"], shifts[f"{kind}_shift"]))

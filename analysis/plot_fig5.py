@@ -153,7 +153,7 @@ def _draw_curves(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> 
 
 
 def _draw_optima(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> None:
-    """A star on each grid minimum, a tick and its interval at each vertex, a line at the rate that is to transfer."""
+    """A star at each optimum (grid), a tick and interval at each optimum (fitted), a line at the rate to transfer."""
     first, last = axes.get_xlim()
     for row in of_panel[of_panel["optimum_lr"].notna()].to_dict("records"):
         if row["n_loops"] == transfer.REFERENCE_LOOPS:
@@ -181,11 +181,11 @@ def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -
     """On top the curves and what marks their optima; below the panels, where there are any, the states."""
     keys = [Line2D([], [], color=colors[n], marker=style.loop_marker(n), label=f"$N={n}$") for n in colors]
     keys += [
-        Line2D([], [], **STAR, color=style.INK, markeredgecolor="white", label="lowest point"),
-        Line2D([], [], **VERTEX, color=style.INK, label="fitted vertex"),
+        Line2D([], [], **STAR, color=style.INK, markeredgecolor="white", label="optimum (grid)"),
+        Line2D([], [], **VERTEX, color=style.INK, label="optimum (fitted)"),
     ]
     if transfer.REFERENCE_LOOPS in colors:
-        keys.append(Line2D([], [], **REFERENCE, label=f"optimum of $N={transfer.REFERENCE_LOOPS}$"))
+        keys.append(Line2D([], [], **REFERENCE, label=f"optimum (grid) of $N={transfer.REFERENCE_LOOPS}$"))
     figure.legend(handles=keys, loc="upper center", ncols=len(keys))
     states.add_legend(figure, points["state"], "above a panel, a row per $N$:")
 
@@ -193,7 +193,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -
 def print_table(table: pd.DataFrame, console: Console) -> None:
     """The transfer table; rates as η0, losses and regret in nats per token, shifts in octaves from N = 1."""
     shown = Table("panel", title="Learning-rate transfer: optimum per panel and N", title_justify="left")
-    for heading in ["N", "points", "best η0", "loss", "shift", "regret", "fitted η0", "its shift"]:
+    for heading in ["N", "points", "optimum\n(grid)", "loss", "shift", "regret", "optimum\n(fitted)", "shift"]:
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("flag")
     previous = None
@@ -215,17 +215,17 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         )
         previous = row["panel"]
     console.print(shown)
-    console.print("shift: octaves of η0 from N = 1's best; regret: nats per token lost by keeping N = 1's best η0")
+    console.print("optimum: base rate η0; shift: octaves from N = 1's; regret: nats per token lost at N = 1's (grid)")
     several = table["seeds"].max() > 1
     console.print("(low…high): 95% intervals, each seed's offset removed" if several else "1 seed, no intervals")
 
 
 def print_gains(gains: pd.DataFrame, console: Console) -> None:
-    """What linear gains over sqrt at the largest N of each depth that has both."""
+    """The gain of linear over sqrt at the largest N of each depth that has both."""
     for row in gains.sort_values("n_loops").drop_duplicates("n_layers", keep="last").to_dict("records"):
         best, fixed = (estimate_text(row, name, ".4f") for name in ("best_gain_nats", "reference_gain_nats"))
         at = f"linear over sqrt at L = {row['n_layers']:g}, N = {row['n_loops']:g}"
-        console.print(f"{at}: {best} nats per token at the best rates, {fixed} at N = 1's")
+        console.print(f"{at}: {best} nats per token at their optima (grid), {fixed} at N = 1's")
 
 
 def estimate_text(row: Mapping[Any, Any], name: str, spec: str) -> str:

@@ -12,6 +12,14 @@ from analysis.stats.intervals import Estimate
 
 FINISHED = ("done", "diverged")
 ONE_SEED = "1 seed, no interval"
+OPEN_REASONS = {  # in the reason of an inconclusive verdict → its class, the first that is found
+    ONE_SEED: "1 seed",
+    "points missing": "points missing",
+    "diverged": "runs diverged",
+    "no rate that high": "grid too short",
+    "edge opt": "optimum at the edge",
+    "interval spans": "interval too wide",
+}
 
 
 class Verdict(StrEnum):
@@ -30,6 +38,16 @@ class Finding:
     verdict: Verdict
     measured: str = ""
     why: str = ""
+
+    @property
+    def short(self) -> str:
+        """The verdict in a word or two: holds, fails, or open with a class of reasons."""
+        if self.verdict in (Verdict.HOLDS, Verdict.FAILS):
+            return str(self.verdict)
+        if self.verdict is Verdict.NOT_MEASURED:
+            return f"open: {self.verdict}"
+        reason = next((short for start, short in OPEN_REASONS.items() if start in self.why), "")
+        return f"open: {reason}" if reason else "open"
 
     def with_text(self, measured: str) -> "Finding":
         """The same with `measured` replaced."""

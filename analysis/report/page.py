@@ -1,9 +1,9 @@
 """The report: every claim with its verdict, every figure and every optimum, in one self-contained page.
 
     python -m analysis.report [--runs DIR] [--results DIR] [--out DIR]
-    python -m analysis.report --readme README.md   only the verdicts on stored results, into that file
+    python -m analysis.report --readme README.md   only the verdicts on stored results, see `write_verdicts`
 
-Reads the newest sweeps of this machine and all stored results; writes figures/report.html and figures/report.md.
+Reads the newest sweeps of this machine and all stored results. Writes figures/report.html and figures/report.md.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from sweeper.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKER = "<!-- verdicts -->\n"
+RESULTS_PAGE = Path("docs") / "results.md"
 PAPER_TITLE = "On the Residual Scaling of Looped Transformers: Stability and Transferability"
 PAPER_ADDRESS = "https://arxiv.org/abs/2606.18524"
 
@@ -59,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="stored results (default: results)")
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
-    add(
-        "--readme", type=Path, metavar="FILE", help="put the verdicts on stored results between FILE's markers, no more"
-    )
+    readme_help = "only put the verdicts on stored results into FILE and the docs/results.md beside it"
+    add("--readme", type=Path, metavar="FILE", help=readme_help)
     args = parser.parse_args(argv)
     try:
         if args.readme is not None:
@@ -110,18 +110,26 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
     return files
 
 
-def write_verdicts(file: Path, results: Path) -> None:
-    """Put the verdicts on the results stored in `results` between the two markers of a Markdown file.
+def write_verdicts(readme: Path, results: Path) -> None:
+    """Put the verdicts on stored `results` between the markers of `readme`, and in full of docs/results.md beside it.
 
     Raises:
-        UserError: if it does not have two.
+        UserError: if one of the files does not have two markers. Both are then left as they are.
     """
-    parts = file.read_text(encoding="utf-8").split(MARKER)
-    if len(parts) != 3:
-        raise UserError(f"{file} has no two lines {MARKER.strip()} between which the verdicts belong")
+    files = {readme: "verdicts.md.j2", readme.parent / RESULTS_PAGE: "claims.md.j2"}
+    parts = {file: _around_markers(file) for file in files}
     sections = [section(one, "", []) for one in find_records(None, results)]
-    parts[1] = f"\n{render('claims.md.j2', sections)}\n"
-    file.write_text(MARKER.join(parts), encoding="utf-8")
+    for file, template in files.items():
+        before, after = parts[file]
+        file.write_text(MARKER.join((before, f"\n{render(template, sections)}\n", after)), encoding="utf-8")
+
+
+def _around_markers(file: Path) -> tuple[str, str]:
+    """The text of a Markdown file before its first marker and after its second."""
+    parts = file.read_text(encoding="utf-8").split(MARKER) if file.is_file() else []
+    if len(parts) != 3:
+        raise UserError(f"--readme: {file} has no two lines {MARKER.strip()} between which the verdicts belong")
+    return parts[0], parts[2]
 
 
 def render(template: str, sections: Sequence[Section]) -> str:

@@ -282,6 +282,26 @@ def test_an_interval_across_the_bound_decides_nothing() -> None:
     assert judge(Estimate(float("nan"), 0.7, float("inf")), high=0.5).verdict is Verdict.FAILS
 
 
+@pytest.mark.parametrize(
+    ("finding", "short"),
+    [
+        (Finding(Verdict.HOLDS, "1.2"), "holds"),
+        (Finding(Verdict.FAILS, "1.2"), "fails"),
+        (Finding(Verdict.NOT_MEASURED, why="no probe fig2b in the records"), "open: not measured"),
+        (Finding(Verdict.INCONCLUSIVE, why="1 seed, no interval"), "open: 1 seed"),
+        (Finding(Verdict.INCONCLUSIVE, why="interval spans zero"), "open: interval too wide"),
+        (
+            Finding(Verdict.INCONCLUSIVE, why="edge optimum at L = 2, N = 8; interval spans 0.5"),
+            "open: optimum at the edge",
+        ),
+        (Finding(Verdict.INCONCLUSIVE, why="points missing: 12 of 288"), "open: points missing"),
+        (Finding(Verdict.INCONCLUSIVE, why="something new"), "open"),
+    ],
+)
+def test_short_verdict_is_holds_fails_or_open_with_a_class_of_reasons(finding: Finding, short: str) -> None:
+    assert finding.short == short
+
+
 def test_one_failure_outweighs_and_one_doubt_suspends() -> None:
     holds, fails = Finding(Verdict.HOLDS), Finding(Verdict.FAILS)
     doubt = Finding(Verdict.INCONCLUSIVE, why="edge")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import plot_fig5
 from analysis.claims.table import CLAIMS
 from analysis.records.result_sets import Records, find_records
 from analysis.report import gallery
@@ -120,20 +121,64 @@ def test_unwritable_out_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err.startswith("error: --out: cannot write")
 
 
-def test_readme_has_the_verdicts_on_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+GENERATED = ("README.md", "docs/results.md")
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    """A copy of the pages that carry verdicts."""
+    (tmp_path / "docs").mkdir()
+    for name in GENERATED:
+        (tmp_path / name).write_text((REPOSITORY / name).read_text())
+    return tmp_path
+
+
+def test_readme_and_results_page_have_the_verdicts_on_the_stored_results(
+    pages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(REPOSITORY)
-    copy = tmp_path / "README.md"
-    copy.write_text((REPOSITORY / "README.md").read_text())
-    assert report.main(["--readme", str(copy)]) == 0
-    assert copy.read_text() == (REPOSITORY / "README.md").read_text(), "python -m analysis.report --readme README.md"
+    assert report.main(["--readme", str(pages / "README.md")]) == 0
+    for name in GENERATED:
+        expected = (REPOSITORY / name).read_text()
+        assert (pages / name).read_text() == expected, f"{name}: python -m analysis.report --readme README.md"
 
 
-def test_a_file_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "README.md"
-    file.write_text("# Mine\n")
-    assert report.main(["--readme", str(file)]) == 2
-    assert "between which the verdicts belong" in capsys.readouterr().err
-    assert file.read_text() == "# Mine\n"
+def test_readme_has_one_line_a_claim_and_the_results_page_its_numbers(pages: Path) -> None:
+    short, full = ((pages / name).read_text().split(report.MARKER)[1] for name in GENERATED)
+    assert len(short.splitlines()) == len(full.splitlines()) == 2 + 2 + len(CLAIMS)
+    for claim, line in zip(CLAIMS, short.splitlines()[3:], strict=False):
+        statement, *verdicts = (cell.strip() for cell in line.strip("| ").split("|"))
+        assert statement == claim.statement
+        assert len(verdicts) == 3
+        assert all(re.fullmatch(r"holds|fails|open: [^:]{1,20}", verdict) for verdict in verdicts)
+        assert claim.paper in full
+
+
+@pytest.mark.parametrize("missing", GENERATED)
+def test_without_markers_in_both_pages_neither_is_written(
+    missing: str, pages: Path, cell_table: CellTable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = store(cell_table(), pages / "results" / "other").parent
+    (pages / missing).write_text("# Mine\n")
+    before = {name: (pages / name).read_text() for name in GENERATED}
+    assert report.main(["--readme", str(pages / "README.md"), "--results", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert f"{missing} has no two lines" in error
+    assert error.count("\n") == 1
+    assert {name: (pages / name).read_text() for name in GENERATED} == before
+
+
+def test_picture_in_the_readme_is_what_its_command_draws(tmp_path: Path) -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    [(options, drawn, shown)] = re.findall(
+        r"<!-- python analysis/plot_fig5\.py (.+) && cp figures/(\S+) (\S+) -->\n!\[[^]]+\]\(\3\)", text
+    )
+    results, *rest = options.removeprefix("--results ").split()
+    arguments = ["--results", str(REPOSITORY / results), *rest, "--out", str(tmp_path)]
+    assert plot_fig5.main(arguments) == 0
+    picture = (REPOSITORY / shown).read_bytes()
+    assert picture == (tmp_path / drawn).read_bytes(), f"python analysis/plot_fig5.py {options}"
+    assert len(picture) < 150_000
 
 
 def test_a_figure_that_cannot_be_drawn_says_why(written: Path, cell_table: CellTable) -> None:

@@ -45,7 +45,7 @@ def make(_: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def exponents(rules: "pd.Series[str]") -> "pd.Series[float]":
-    """α of rules such as "alpha=0.25"; `UserError` for a rule without."""
+    """α of rules such as "alpha=0.25". Raises `UserError` for a rule without."""
     alpha = rules.str.extract(r"\balpha=(\S+)")[0].astype(float)
     if alpha.isna().any():
         raise UserError(
@@ -87,7 +87,7 @@ def shift_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def shift_interval(fitted: pd.DataFrame, shift: float) -> tuple[float, float]:
-    """The 95% interval of a least-squares `shift` from those of the optima it is fitted to; NaN without noise.
+    """The 95% interval of a least-squares `shift` from those of the optima that it is fitted to, NaN without noise.
 
     Each optimum adds the arm of its interval that moves the slope that way, as in `Estimate.minus`.
     """
@@ -104,7 +104,7 @@ def shift_interval(fitted: pd.DataFrame, shift: float) -> tuple[float, float]:
 
 
 def zero_crossings(alphas: Iterable[float], shifts: Iterable[float]) -> list[float]:
-    """Where the shift, drawn as straight lines between its known points, is zero; ascending."""
+    """The α at which the shift, drawn as straight lines between its known points, is zero, ascending."""
     known = [(a, s) for a, s in zip(alphas, shifts, strict=True) if not math.isnan(s)]
     found = {a for a, s in known if s == 0}
     found |= {a + (b - a) * s / (s - t) for (a, s), (b, t) in pairwise(known) if s * t < 0}
@@ -189,7 +189,7 @@ def _draw_losses(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def print_shifts(shifts: pd.DataFrame, console: Console) -> None:
-    """A row per α, and where each kind of shift crosses zero."""
+    """Print a row per α, and where each kind of shift crosses zero."""
     shown = Table("alpha", "shift (fitted)", "over N", "shift (grid)", "over N")
     for row in shifts.to_dict("records"):
         parts = []

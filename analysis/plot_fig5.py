@@ -56,14 +56,14 @@ def make(_: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
 
 
 def plotted_numbers(cells: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    """Every cell with its state; its point is drawn at `mean_val_loss`, or left out at `inf` (diverged)."""
+    """Every cell with its state. Its point is drawn at `mean_val_loss`, or left out if that is `inf` (diverged)."""
     means = points[[*transfer.POINT_KEY, "val_loss"]].rename(columns={"val_loss": "mean_val_loss"})
     numbers = cells.merge(means, on=transfer.POINT_KEY, how="left", validate="many_to_one")
     return numbers.drop(columns=["reason"])
 
 
 def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """The figure: a panel per rule and depth, two to a row; the panels of a row share their loss axis."""
+    """The figure: a panel per rule and depth, two to a row. The panels of a row share their loss axis."""
     panels = sorted(set(points["panel"]))
     colors = style.loop_colors(sorted(set(points["n_loops"])))
     lanes = sorted(set(points.loc[points["state"] != "done", "n_loops"]))
@@ -99,7 +99,7 @@ def _paper(n_rows: int, n_columns: int, lanes: int) -> tuple[Figure, Any]:
 
 
 def panel_title(of_panel: pd.DataFrame) -> str:
-    """As the paper's, with the preset's own depth: "(c) L = 24 = 2 L_ref, linear scaling, ε = …"."""
+    """As in the paper, with the depth of the preset: "(c) L = 24 = 2 L_ref, linear scaling, ε = …"."""
     first = of_panel.iloc[0]
     depth = depth_text(first["n_layers"], first["depth_multiplier"])
     formula = rules.formula(first["rule"])  # λ = 1
@@ -107,7 +107,7 @@ def panel_title(of_panel: pd.DataFrame) -> str:
 
 
 def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
-    """What the figure stands on: preset, seeds, and how many of the expected points it has."""
+    """The records behind the figure: preset, seeds, and how many of the expected points it has."""
     seeds = sorted(set(cells["seed"]))
     finished, diverged, expected = table[["finished", "diverged", "expected"]].sum()
     parts = [
@@ -121,7 +121,7 @@ def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _draw_rate_axis(axes: Axes, base_lr: "pd.Series[float]", exponent: int) -> None:
-    """Ticks at the grid's own rates, in units of 10^exponent; labels that would collide are left out."""
+    """Ticks at the rates of the grid, in units of 10^exponent, without labels that would collide."""
     rates = sorted(set(base_lr))
     axes.set_xscale("log", base=2)
     margin = 1.08 * (rates[-1] / rates[0]) ** 0.03
@@ -178,7 +178,7 @@ def _draw_states(axes: Axes, of_panel: pd.DataFrame, lanes: Sequence[int], color
 
 
 def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -> None:
-    """On top the curves and what marks their optima; below the panels, where there are any, the states."""
+    """On top the curves and the marks of their optima. Below the panels the states, if any point has no result."""
     keys = [Line2D([], [], color=colors[n], marker=style.loop_marker(n), label=f"$N={n}$") for n in colors]
     keys += [
         Line2D([], [], **STAR, color=style.INK, markeredgecolor="white", label="optimum (grid)"),
@@ -191,7 +191,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -
 
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
-    """The transfer table; rates as η0, losses and regret in nats per token, shifts in octaves from N = 1."""
+    """Print the transfer table: rates as η0, losses and regret in nats per token, shifts in octaves from N = 1."""
     shown = Table("panel", title="Learning-rate transfer: optimum per panel and N", title_justify="left")
     for heading in ["N", "points", "optimum\n(grid)", "loss", "shift", "regret", "optimum\n(fitted)", "shift"]:
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -229,7 +229,7 @@ def print_gains(gains: pd.DataFrame, console: Console) -> None:
 
 
 def estimate_text(row: Mapping[Any, Any], name: str, spec: str) -> str:
-    """A value of a table with its interval, if it has any width, "0.52 (0.41…0.66)"; "-" where there is none."""
+    """A value of a table with its interval, if it has any width, "0.52 (0.41…0.66)". "-" if there is no value."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     interval = "" if math.isnan(low) or low == high else f" ({_number(low, spec)}…{_number(high, spec)})"
     return f"{_number(row[name], spec)}{interval}"

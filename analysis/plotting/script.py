@@ -1,4 +1,4 @@
-"""What every figure's script does around its drawing: options, files, progress, errors in one line."""
+"""The part of a figure's script around its drawing: options, files, progress, errors in one line."""
 
 import argparse
 import gc
@@ -43,7 +43,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a script makes of a sweep: the figure, its numbers by name of their CSV, and what it says in words."""
+    """The output of a script: the figure, its numbers by name of their CSV, and a summary in words."""
 
     figure: Figure
     tables: Mapping[str, pd.DataFrame]
@@ -85,13 +85,13 @@ def run(
 
 
 def leave(status: int) -> NoReturn:
-    """End the process. What its libraries hold is frozen first: to collect it on the way out takes 0.3 s."""
+    """End the process. Garbage collection is switched off for its objects, because it would take 0.3 s at exit."""
     gc.freeze()
     sys.exit(status)
 
 
 def _print_progress(script: Script, cells: pd.DataFrame, console: Console, *, can_continue: bool) -> None:
-    """How much of the grid has a result and, where the rest can still be run, the command that does."""
+    """Print how much of the grid has a result and, if the rest can still be run, the command for it."""
     counts = cells["state"].value_counts()
     states = ", ".join(f"{counts[state]} {state}" for state in sources.STATES if state in counts)
     console.print(f"{cells['sweep'].iloc[0]}: {states}")
@@ -102,9 +102,9 @@ def _print_progress(script: Script, cells: pd.DataFrame, console: Console, *, ca
 
 
 def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str] = ()) -> str:
-    """What a figure stands on: preset, seeds, how many of the expected points it has, and `notes`.
+    """The records behind a figure: preset, seeds, how many of the expected points it has, and `notes`.
 
-    `replicas` stands in for the seeds where they are not what is averaged over.
+    `replicas` replaces the seeds in a figure that averages over something else.
     """
     finished, diverged = int(cells["state"].isin(FINISHED).sum()), int((cells["state"] == "diverged").sum())
     parts = [
@@ -118,7 +118,7 @@ def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str
 
 
 def _replicas(cells: pd.DataFrame) -> str:
-    """Which seeds the points are of; panel by panel where the panels differ."""
+    """The seeds of the points, panel by panel if the panels differ."""
     panels: dict[tuple[int, ...], str] = {}
     for panel, of_panel in cells.groupby("panel"):
         seeds = tuple(sorted(set(of_panel["seed"])))

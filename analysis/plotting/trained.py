@@ -1,4 +1,4 @@
-"""Which trained runs a figure reads out: those under the linear rule, at one base rate (Figures 6, 7 and 8)."""
+"""The trained runs in Figures 6, 7 and 8: those under the linear rule, at one base rate."""
 
 import argparse
 from pathlib import Path
@@ -16,12 +16,12 @@ PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
 
 def add_rate_option(parser: argparse.ArgumentParser) -> None:
     """`--rate base|best|VALUE`."""
-    text = "base rate of the runs: the preset's own (base, the default), each curve's lowest loss (best), or a number"
+    text = "base rate of the runs: the preset's (base, the default), each curve's optimum (grid) (best), or a number"
     parser.add_argument("--rate", default="base", metavar="base|best|VALUE", help=text)
 
 
 def at_rate(cells: pd.DataFrame, rate: str) -> pd.DataFrame:
-    """The cells under the linear rule at the base rate that `--rate` says: one rate per panel and N.
+    """The cells under the linear rule at the base rate of option `--rate`: one rate per panel and N.
 
     Raises `UserError` where there is no such rule or rate in the grid.
     """
@@ -32,7 +32,7 @@ def at_rate(cells: pd.DataFrame, rate: str) -> pd.DataFrame:
         table = transfer.transfer_table(transfer.average_seeds(linear))
         best = table[["panel", "n_loops", "optimum_lr"]]
         chosen = linear.merge(best, on=["panel", "n_loops"], how="left")
-        # Where nothing has a loss yet, no rate is the best: any one stands for what is missing.
+        # A curve without any loss has no optimum. Its cells at the lowest rate are then shown as missing.
         chosen["optimum_lr"] = chosen["optimum_lr"].fillna(chosen["base_lr"].min())
         return chosen[chosen["base_lr"] == chosen["optimum_lr"]].drop(columns="optimum_lr")
     value = preset_rate(linear["preset"].iloc[0]) if rate == "base" else _number(rate)
@@ -44,7 +44,7 @@ def at_rate(cells: pd.DataFrame, rate: str) -> pd.DataFrame:
 
 
 def preset_rate(preset: str) -> float:
-    """The base rate η0 that a preset trains with where nothing is swept, from its file: records do not carry it."""
+    """The base rate η0 of a preset without a sweep over rates, from its file, because it is not in the records."""
     file = PRESETS / f"{preset}.yaml"
     try:
         return float(yaml.safe_load(file.read_text())["optimizer"]["base_lr"])
@@ -60,6 +60,6 @@ def _number(text: str) -> float:
 
 
 def rate_text(cells: pd.DataFrame) -> str:
-    """ "η0 = 0.004", or a range where the cells differ."""
+    """ "η0 = 0.004", or a range if the cells differ."""
     rates = sorted(set(cells["base_lr"]))
     return rf"$\eta_0={rates[0]:g}$" if len(rates) == 1 else rf"$\eta_0={rates[0]:g}$…${rates[-1]:g}$"

@@ -1,4 +1,4 @@
-"""All there is to judge and to show: the newest sweep of each experiment, per place and preset."""
+"""The records that are judged and shown: the newest sweep of each experiment, per place and preset."""
 
 import argparse
 import json
@@ -13,12 +13,12 @@ from analysis import figures
 from analysis.records import sources
 from sweeper.errors import UserError
 
-LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the most telling first
+LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the largest first
 
 
 @dataclass(frozen=True)
 class Records:
-    """What one place holds of one preset.
+    """All records of one preset in one place.
 
     Attributes:
         preset: scale of the runs.
@@ -40,8 +40,9 @@ class Records:
 
 
 def find_records(runs: Path | None, results: Path) -> list[Records]:
-    """Of every preset in `runs`, if any (with the sweeps beside it), and in the directories of `results`, the largest
-    first.
+    """The records of every preset in `runs`, if any (with the sweeps beside it), and in the directories of `results`.
+
+    The largest preset comes first.
 
     Raises:
         UserError: if a table is broken.
@@ -56,7 +57,7 @@ def _stored(directory: Path) -> Iterator[Records]:
     sweeps = pd.read_parquet(directory / "cells.parquet", columns=["sweep", "experiment", "preset"])
     described = json.loads(text) if (text := _text(directory / "provenance.json")) else {}
     for preset, of_preset in sweeps.groupby("preset"):
-        # Of several sweeps of one experiment, the one with the most points.
+        # With several sweeps of one experiment, the one with the most points.
         sizes = of_preset.groupby(["experiment", "sweep"]).size().sort_values(kind="stable")
         chosen = dict(sizes.index)
         options = {experiment: ["--results", str(directory), "--sweep", sweep] for experiment, sweep in chosen.items()}
@@ -84,7 +85,7 @@ def _load(preset: str, place: str, options: Mapping[str, list[str]], provenance:
         for experiment in set(figures.experiments_with(name)) & set(cells):
             try:
                 tables[name][experiment] = load(arguments[experiment], cells[experiment])
-            except UserError:  # a results directory from before there were such tables
+            except UserError:  # an old results directory without such tables
                 continue
     return Records(preset, place, options, cells, tables["curves"], tables["readouts"], provenance)
 

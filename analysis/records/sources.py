@@ -1,4 +1,4 @@
-"""Where a figure's numbers come from: run directories of this machine, the parquet of a stored result, or wandb.
+"""The sources of a figure's numbers: run directories of this machine, the parquet of a stored result, or wandb.
 
 All give the same tidy table, one row per cell of the grid (panel x N x base rate x seed), finished or not.
 This is the only module of `analysis` that touches `sweeper`.
@@ -68,12 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def reads_runs(args: argparse.Namespace) -> bool:
-    """True where the numbers come from run directories, whose sweep this machine can go on with."""
+    """True if the numbers come from run directories, so that this machine can continue the sweep."""
     return args.results is None and args.wandb is None and args.wandb_dir is None
 
 
 def log_figure(args: argparse.Namespace, cells: pd.DataFrame, files: Iterable[Path]) -> None:
-    """Log what was drawn to wandb, if asked to; `files` are those that were written."""
+    """With `--log-wandb`, log the figure to wandb. `files` are those that were written."""
     if args.log_wandb is None:
         return
     images = {file.stem: file for file in files if file.suffix == ".png"}
@@ -98,7 +98,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
 def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
     """Read the cells of one sweep of `experiment`, ordered by panel, N, base rate, seed.
 
-    `args` holds the options of `add_arguments`; `make_command` is what a missing sweep's error tells to type.
+    `args` holds the options of `add_arguments`; `make_command` is in the error for a missing sweep.
     Columns and their types are `COLUMN_TYPES`; `val_loss` is in nats per token, NaN where there is none.
     Raises `UserError` where the sweep is missing or its table is not what the columns promise.
     """
@@ -145,7 +145,7 @@ def load_readouts(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame
 
 
 def _mirrored(args: argparse.Namespace, sweep: str | None, experiment: str | None = None) -> "MirroredSweep | None":
-    """The sweep as wandb holds it, if that is what is read."""
+    """The sweep in wandb, or None with options that read from elsewhere."""
     if args.wandb is None and args.wandb_dir is None:
         return None
     from sweeper.tracking.tables import from_place
@@ -164,7 +164,7 @@ def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame
 
 @dataclass(frozen=True)
 class LocalSweep:
-    """A sweep of this machine; `provenance` as in a results directory's provenance.json."""
+    """A sweep of this machine, with `provenance` as in a results directory's provenance.json."""
 
     name: str
     experiment: str
@@ -173,7 +173,7 @@ class LocalSweep:
 
 
 def local_sweeps(runs: Path) -> list[LocalSweep]:
-    """The sweeps beside directory `runs`, the one last submitted last."""
+    """The sweeps beside directory `runs`, in order of submission."""
     from sweeper.records.export import describe, finished_results
     from sweeper.records.sweep_manifest import Sweep, manifests
 
@@ -185,7 +185,7 @@ def local_sweeps(runs: Path) -> list[LocalSweep]:
 
 
 def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFrame:
-    """The cells in `results`, a parquet file or a directory with one; of sweep `name` only, if given."""
+    """The cells in `results`, a parquet file or a directory with one. With `name`, only those of that sweep."""
     file = results if results.is_file() else results / "cells.parquet"
     if not file.is_file():
         known = ", ".join(sorted(str(found.parent) for found in results.glob("*/cells.parquet"))) or "none"

@@ -1,4 +1,4 @@
-"""What seeds tell apart: the mean of every point, and the noise of one run around it.
+"""Statistics over seeds: the mean of every point, and the noise of one run around it.
 
 A seed fixes data and initialisation for all rates, N and rules of one depth L, and moves all these losses
 together. With c a point (panel, N, rate), s a seed and one fit per depth,
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AdditiveFit:
-    """Least squares of loss[c, s] = mean[c] + offset[s]; the offsets sum to zero, means are NaN without data."""
+    """Least squares of loss[c, s] = mean[c] + offset[s]. The offsets sum to zero. Means are NaN without data."""
 
     means: Floats
     offsets: Floats
@@ -33,12 +33,12 @@ class AdditiveFit:
 
 
 def additive_fit(losses: Floats) -> AdditiveFit:
-    """Fit (C, S) losses, anything not finite being absent. Where nothing is absent, means are plain means."""
+    """Fit (C, S) losses. Values that are not finite are absent. If none is absent, means are plain means."""
     present = np.isfinite(losses)
     y = np.where(present, losses, 0.0)
     counts = present.sum(axis=1)
     share = present / np.maximum(counts, 1)[:, None]  # (C, S) weight of each seed in its point's mean
-    # The normal equations with the means eliminated; singular, for a constant can move from offsets to means.
+    # The normal equations with the means eliminated. They are singular: a constant can move from offsets to means.
     normal = np.diag(present.sum(axis=0)) - present.T @ share
     offsets = np.linalg.pinv(normal, hermitian=True) @ (y - present * (y * share).sum(axis=1)[:, None]).sum(axis=0)
     means = np.where(counts > 0, ((y - offsets) * share).sum(axis=1), math.nan)
@@ -84,7 +84,7 @@ def _noise(squares: float, df: float) -> Noise:
 
 
 def by_seed(cells: pd.DataFrame) -> tuple[Floats, NDArray[np.int64]]:
-    """The column loss as (C, S), a row per value of the column point and a column per seed; and the C points."""
+    """The column loss as (C, S), a row per value of the column point and a column per seed, and the C points."""
     points, rows = np.unique(cells["point"].to_numpy(), return_inverse=True)
     seeds, columns = np.unique(cells["seed"].to_numpy(), return_inverse=True)
     losses = np.full((len(points), len(seeds)), math.nan)

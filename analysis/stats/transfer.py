@@ -1,9 +1,8 @@
 """Does a learning rate tuned at N = 1 stay good at larger N? The numbers beside Figure 5.
 
 A curve is one panel and one loop count N: validation loss against the base learning rate η0, every point the mean
-over its seeds (`average_seeds`). A diverged run counts as +inf, a run without a result as NaN: the first is bad
-news, the second is none. Intervals come from the noise that `pooled_noise` finds near the optima; with one seed
-there is no interval.
+over its seeds (`average_seeds`). A diverged run counts as +inf, a run without a result as NaN. Intervals come from the
+noise that `pooled_noise` finds near the optima. With one seed there is no interval.
 """
 
 import math
@@ -19,7 +18,7 @@ from analysis.stats.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 
 REFERENCE_LOOPS = 1
 FINISHED = ("done", "diverged")
-# Of a point's seeds, the state that most needs saying stands for the point.
+# The state of a point is the first in this order among the states of its seeds.
 STATE_ORDER = ("diverged", "failed", "timeout", "lost", "preempted", "running", "pending", "done")
 POINT_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops", "base_lr"]
 CURVE_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops"]
@@ -60,10 +59,10 @@ def _numbered(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def pooled_noise(cells: pd.DataFrame, points: pd.DataFrame) -> dict[int, DepthNoise]:
-    """The noise of one run at each depth L, from the points around every curve's grid minimum.
+    """The noise of one run at each depth L, from the points around every curve's optimum (grid).
 
-    Only those its parabola is fitted to: runs close to divergence scatter more than those that decide. A run that
-    stands in two panels, as sqrt and linear share theirs at N = 1, counts once.
+    Only points that its parabola is fitted to, because runs close to divergence scatter more. A run in two panels
+    counts once: sqrt and linear share their runs at N = 1.
     """
     windows = [curve.index[_window(curve)] for _, curve in points.groupby(CURVE_KEY, sort=False)]
     noise = {}
@@ -101,7 +100,7 @@ CurveKey = tuple[str, str, int, int]
 
 
 def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, Curve]:
-    """The curve of each (panel, rule, L, N); `noise` as of `pooled_noise`, without it there are no intervals."""
+    """The curve of each (panel, rule, L, N). `noise` is from `pooled_noise`. Without it there are no intervals."""
     found = {}
     for _, curve in points.groupby(CURVE_KEY, sort=True):
         panel, rule, n_layers, n_loops = curve.iloc[0][["panel", "rule", "n_layers", "n_loops"]]
@@ -113,7 +112,7 @@ def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, 
 
 
 def with_margins(points: pd.DataFrame, noise: Noises) -> pd.DataFrame:
-    """`points` with the column margin: half-width of the 95% interval of each mean, seeds' common offsets aside."""
+    """`points` with the column margin: half-width of the 95% interval of each mean without the seeds' offsets."""
     none = DepthNoise(NO_NOISE, NO_NOISE)
     margins = [
         noise.get(n_layers, none).within.margin(1 / seeds) if seeds else math.nan
@@ -123,18 +122,19 @@ def with_margins(points: pd.DataFrame, noise: Noises) -> pd.DataFrame:
 
 
 def transfer_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFrame:
-    """One row per panel and N: the optimum, how far it is from N = 1's and L_ref's, what keeping N = 1's rate costs.
+    """One row per panel and N: the optimum, its shift from N = 1 and from L_ref, and the cost of keeping N = 1's rate.
 
     `points` are those of `average_seeds`, `noise` that of `pooled_noise`; without it, intervals are NaN. Each
     estimate X has an interval X_low, X_high at 95%, infinite where open. Columns beside panel, rule, n_layers, n_loops:
     `finished`, `diverged`, `expected`: points with a result, of these the diverged, and all of the grid
     `seeds`: the most seeds any point of the curve has
-    `optimum_lr`, `optimum_loss`, `fitted_lr`, `fitted_loss`, `flag`: see `Optimum`; `optimum_lr_low`, `…_high` is the
-    range of grid rates that noise cannot tell from the best
-    `shift_octaves`: log2 of the grid optimum over that of N = 1 in the same panel
-    `fitted_shift_octaves`: the same of the fitted optima. At an edge it is NaN, its interval one-sided
-    `depth_shift_octaves`: log2 of the fitted optimum over that of the same rule and N at L_ref
-    `regret_nats`: see `transfer_regret`; +inf where N = 1's rate diverged at this N, NaN where it has no result
+    `optimum_lr`, `optimum_loss`: the optimum (grid). `optimum_lr_low`, `…_high` is the range of grid rates that noise
+    cannot tell from it
+    `fitted_lr`, `fitted_loss`: the optimum (fitted). `flag`: why there is none. See `Optimum`
+    `shift_octaves`: log2 of the optimum (grid) over that of N = 1 in the same panel
+    `fitted_shift_octaves`: the same for the optima (fitted). At an edge it is NaN and its interval one-sided
+    `depth_shift_octaves`: log2 of the optimum (fitted) over that of the same rule and N at L_ref
+    `regret_nats`: see `transfer_regret`. +inf if N = 1's rate diverged at this N, NaN if it has no result
     """
     found = curves(points, noise)
     rows = []
@@ -187,7 +187,7 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _shift(curve: Curve, reference: Curve | None) -> Estimate:
-    """Octaves from the fitted optimum of `reference` to that of `curve`; without both vertices only an interval."""
+    """Octaves from the optimum (fitted) of `reference` to that of `curve`. If one is missing, only an interval."""
     if reference is None:
         return Estimate(math.nan)
     if curve is reference:
@@ -201,9 +201,10 @@ def _shift(curve: Curve, reference: Curve | None) -> Estimate:
 def transfer_regret(curve: Curve, reference_rate: float) -> Estimate:
     """Loss at `reference_rate` minus the lowest on the grid, nats per token.
 
-    +inf where that rate diverged; NaN where it has no result or is not in the grid. It cannot be negative, and is
-    the largest of the differences to all rates, the rate's own 0 among them: the interval's ends are the largest of
-    these differences' one-sided limits. So [0, 0] is possible, and at a regret of 0 it covers more than nominally.
+    +inf if that rate diverged, NaN if it has no result or is not in the grid. The regret is the largest of the
+    differences to all rates. The difference to itself is 0, so that it cannot be negative. The ends of the interval are
+    the largest of these differences' one-sided limits. [0, 0] is possible, and at a regret of 0 the coverage is above
+    nominal.
     """
     rates, losses, seeds = curve.rates, curve.losses, curve.seeds
     at = np.flatnonzero((rates == reference_rate) & ~np.isnan(losses))
@@ -226,10 +227,10 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
 
     At N = 1 the rules are one model.
 
-    `best_gain_nats`: between the grid minima, each rule at its own best rate
-    `reference_gain_nats`: at `reference_lr`, N = 1's best rate
-    Each has an interval X_low, X_high. Seeds are paired. +inf where only sqrt diverged (there, everywhere), -inf where
-    only linear did, NaN where a result is missing or both diverged.
+    `best_gain_nats`: each rule at its optimum (grid)
+    `reference_gain_nats`: both at `reference_lr`, N = 1's optimum (grid)
+    Each has an interval X_low, X_high. Seeds are paired. +inf if only sqrt diverged (at that rate, or at all rates),
+    -inf if only linear did, NaN if a result is missing or both diverged.
     """
     found = curves(points, noise)
     both = sorted({key[2:] for key in found if key[1] == "sqrt"} & {key[2:] for key in found if key[1] == "linear"})
@@ -248,12 +249,12 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
 
 
 def best_gain(sqrt: Curve, linear: Curve) -> Estimate:
-    """Lowest loss on the grid of `sqrt` minus that of `linear`, nats per token; +inf if all of sqrt's runs diverged."""
+    """Lowest loss of `sqrt` on the grid minus that of `linear`, nats per token. +inf if all of sqrt's runs diverged."""
     return _gain(*((curve, _lowest(curve)) for curve in (sqrt, linear)))
 
 
 def gain_at(sqrt: Curve, linear: Curve, rate: float) -> Estimate:
-    """The same at one `rate`; NaN where it is not in both grids."""
+    """The same at one `rate`, NaN if it is not in both grids."""
     places = [np.flatnonzero(curve.rates == rate) for curve in (sqrt, linear)]
     return _gain(*((curve, at[0] if len(at) else None) for curve, at in zip((sqrt, linear), places, strict=True)))
 

@@ -1,6 +1,6 @@
 """Every figure in one table, and the command that redraws those that have records.
 
-    python -m analysis.figures [--only NAME|GROUP,…] [options of the figures' scripts, such as --results DIR]
+    python -m analysis.figures [--only NAME,…] [options of the figures' scripts, such as --results DIR]
 
 A new figure is its script `analysis/plot_<name>.py`, with `main(argv) -> exit status`, and a row of `FIGURES`. The
 Makefile, the report, the tests and the scripts themselves read this table. It imports neither pandas nor matplotlib.
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Other options are passed on to the figures' scripts, such as --results DIR or --out DIR.",
         allow_abbrev=False,
     )
-    parser.add_argument("--only", metavar="NAME|GROUP,…", help="these figures or groups (init, trained, beyond)")
+    only_help = "these figures, those of an experiment, or of a group (init, trained, beyond)"
+    parser.add_argument("--only", metavar="NAME,…", help=only_help)
     parser.add_argument("--experiments", action="store_true", help="print the experiments that are drawn, no more")
     args, options = parser.parse_known_args(argv)
     try:
@@ -129,15 +130,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def select(names: Iterable[str]) -> tuple[FigureRow, ...]:
-    """The figures of which the name or the group is in `names`.
+    """The figures of which the name, the experiment or the group is in `names`.
 
     Raises:
-        UserError: for a name that is neither.
+        UserError: for a name that is none of them.
     """
-    wanted, known = set(names), [*(figure.name for figure in FIGURES), *dict.fromkeys(f.group for f in FIGURES)]
+    wanted = set(names)
+    keys = {figure: (figure.name, figure.experiment, figure.group) for figure in FIGURES}
+    known = dict.fromkeys(key for column in zip(*keys.values(), strict=True) for key in column)
     if unknown := sorted(wanted - set(known)):
         raise UserError(f"--only: {unknown[0]!r} is not one of {', '.join(known)}")
-    return tuple(figure for figure in FIGURES if wanted & {figure.name, figure.group})
+    return tuple(figure for figure in FIGURES if wanted & set(keys[figure]))
 
 
 def _redraw(figure: FigureRow, options: Sequence[str], progress: str) -> bool:

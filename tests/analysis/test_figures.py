@@ -97,6 +97,19 @@ def test_figures_that_do_not_exist_are_refused_by_name(capsys: pytest.CaptureFix
     assert capsys.readouterr().err.startswith("error: --only: 'fig1' is not one of fig2, fig3")
 
 
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("fig9,fig2", ["fig2", "fig9"]),
+        ("init_probe", ["fig2", "fig4", "fig9"]),
+        ("init,exponent", ["fig2", "fig3", "fig4", "fig9", "exponent", "theory"]),
+        ("trained", ["fig5", "fig6", "fig7", "fig8"]),
+    ],
+)
+def test_figures_are_chosen_by_name_experiment_or_group(only: str, names: list[str]) -> None:
+    assert [figure.name for figure in figures.select(only.split(","))] == names
+
+
 def test_makefile_trains_what_the_init_figures_draw(capsys: pytest.CaptureFixture[str]) -> None:
     assert figures.main(["--only", "init", "--experiments"]) == 0
     assert capsys.readouterr().out.split() == ["init_probe", "increments", "theory"]

@@ -12,6 +12,7 @@ from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not
 from analysis.records.result_sets import Records
 from analysis.stats.intervals import Estimate, mean_over_seeds
 from analysis.stats.probe import DEEP_PANELS, SLOPE_RANGES
+from model.scaling import RULES
 
 # Growth is an exponent p of n^p, and the theory has p = 0, 1/2 and 1. A measured exponent counts as the nearest.
 HALF_STEP = 0.25
@@ -40,24 +41,26 @@ def parameter_counts(_: Records) -> Finding:
     return Finding(Verdict.HOLDS if same else Verdict.FAILS, ", ".join(f"{count:.1f}M" for count in counts.values()))
 
 
-def stays_bounded(records: Records, panel: str) -> Finding:
+def stays_bounded(records: Records, panel: str, rule: str) -> Finding:
     """In none of ten steps does R grow, or shrink, like a square root."""
-    return _growth(records, panel, "residual_rms", range(1, 11), -HALF_STEP, HALF_STEP)
+    return _growth(records, panel, rule, "residual_rms", range(1, 11), -HALF_STEP, HALF_STEP)
 
 
-def grows(records: Records, panel: str) -> Finding:
+def grows(records: Records, panel: str, rule: str) -> Finding:
     """In some of ten steps R grows at least like a square root."""
-    return _growth(records, panel, "residual_rms", range(1, 11), HALF_STEP, math.inf)
+    return _growth(records, panel, rule, "residual_rms", range(1, 11), HALF_STEP, math.inf)
 
 
-def update_grows(records: Records, panel: str, exponent: float) -> Finding:
-    """The change of h_N by the first step grows like N to the `exponent`."""
-    return _growth(records, panel, "update_rms", range(1, 2), exponent - HALF_STEP, exponent + HALF_STEP, ASYMPTOTIC)
+def update_grows(records: Records, panel: str, rule: str) -> Finding:
+    """The change of h_N by the first step grows with N as Theorem 2 has it for the rule."""
+    exponent = RULES[rule].update_growth
+    low, high = exponent - HALF_STEP, exponent + HALF_STEP
+    return _growth(records, panel, rule, "update_rms", range(1, 2), low, high, ASYMPTOTIC)
 
 
-def update_saturates(records: Records, panel: str) -> Finding:
+def update_saturates(records: Records, panel: str, rule: str) -> Finding:
     """The change of h_N by the first step stays within a range like 4x over N = 1…64, and is flat from 32 on."""
-    table = _per_seed(records, panel, "update_rms", range(1, 2))
+    table = _per_seed(records, panel, rule, "update_rms", range(1, 2))
     if isinstance(table, Finding):
         return table
     values, n = table
@@ -100,9 +103,9 @@ def _cosine_finding(records: Records, panel: str, is_as_claimed: Callable[[Any, 
 
 
 def _growth(
-    records: Records, panel: str, metric: str, steps: range, low: float, high: float, smallest: int = 1
+    records: Records, panel: str, rule: str, metric: str, steps: range, low: float, high: float, smallest: int = 1
 ) -> Finding:
-    table = _per_seed(records, panel, metric, steps)
+    table = _per_seed(records, panel, rule, metric, steps)
     if isinstance(table, Finding):
         return table
     values, n = table
@@ -121,10 +124,10 @@ def _exponent(n: Floats, values: Floats) -> float:
     return float(np.polyfit(np.log2(n), np.log2(values), 1)[0]) if np.isfinite(values).all() else math.inf
 
 
-def _per_seed(records: Records, panel: str, metric: str, steps: range) -> tuple[Floats, Floats] | Finding:
-    """Values (seed, step, n) and the n = L or N of `panel`. Values of a run after it diverged are +inf."""
+def _per_seed(records: Records, panel: str, rule: str, metric: str, steps: range) -> tuple[Floats, Floats] | Finding:
+    """Values (seed, step, n) and the n = L or N of `panel` under `rule`. Values of a run after it diverged are +inf."""
     cells = records.cells.get("init_probe")
-    chosen = None if cells is None else cells[cells["panel"] == panel]
+    chosen = None if cells is None else cells[(cells["panel"] == panel) & (cells["rule"] == rule)]
     if missing := unfinished(chosen, f"probe {panel}"):
         return missing
     curves = records.curves.get("init_probe")

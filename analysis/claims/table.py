@@ -9,7 +9,6 @@ from functools import partial
 from analysis.claims import probe, stream, transfer
 from analysis.claims.verdict import Claim, Finding
 from analysis.records.result_sets import Records
-from model.scaling import RULES
 
 _BOUNDED = "the exponent's interval lies within ±0.25, nearer to 0 than to ±½"
 _GROWTH = "largest exponent of R ∝ {} over optimizer steps 1–10, mean over seeds"
@@ -34,7 +33,7 @@ CLAIMS = (
         "flat in L",
         _GROWTH.format("L^p"),
         _BOUNDED,
-        partial(probe.stays_bounded, panel="fig2b"),
+        partial(probe.stays_bounded, panel="fig2b", rule="sqrt"),
     ),
     Claim(
         "fig2-loop-sqrt",
@@ -43,7 +42,7 @@ CLAIMS = (
         "grows rapidly with N",
         _GROWTH.format("N^p"),
         "the exponent's interval lies above 0.25, nearer to ½ than to 0",
-        partial(probe.grows, panel="fig2e"),
+        partial(probe.grows, panel="fig2e", rule="sqrt"),
     ),
     Claim(
         "fig2-loop-linear",
@@ -52,7 +51,7 @@ CLAIMS = (
         "flat in N",
         _GROWTH.format("N^p"),
         _BOUNDED,
-        partial(probe.stays_bounded, panel="fig2f"),
+        partial(probe.stays_bounded, panel="fig2f", rule="linear"),
     ),
     Claim(
         "fig3-deep",
@@ -79,7 +78,7 @@ CLAIMS = (
         "∝ N",
         _UPDATE,
         "its interval lies within 0.75…1.25",
-        partial(probe.update_grows, panel="fig2d", exponent=RULES["none"].update_growth),
+        partial(probe.update_grows, panel="fig2d", rule="none"),
     ),
     Claim(
         "fig4-sqrt",
@@ -88,7 +87,7 @@ CLAIMS = (
         "∝ √N",
         _UPDATE,
         "its interval lies within 0.25…0.75",
-        partial(probe.update_grows, panel="fig2e", exponent=RULES["sqrt"].update_growth),
+        partial(probe.update_grows, panel="fig2e", rule="sqrt"),
     ),
     Claim(
         "fig4-linear",
@@ -97,7 +96,7 @@ CLAIMS = (
         "within ~4× over N = 1…64, saturating near N = 32",
         "largest over smallest RMS change of h_N by the first optimizer step, and that of N = 64 over N = 32",
         "below 5.7×, nearer to 4× than to √N's 8×; the last doubling within ±19%, nearer to flat than to √2",
-        partial(probe.update_saturates, panel="fig2f"),
+        partial(probe.update_saturates, panel="fig2f", rule="linear"),
     ),
     Claim(
         "fig5-shift",

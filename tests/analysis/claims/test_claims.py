@@ -16,6 +16,7 @@ CellTable = Callable[..., pd.DataFrame]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 CLAIM = {claim.id: claim for claim in CLAIMS}
 SEEDS = (0, 1, 2)
+PANEL_RULES = dict(zip([f"fig2{letter}" for letter in "abcdef"], ["none", "sqrt", "linear"] * 2, strict=True))
 SCALES = {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0, 32: 1.0, 64: 1.0}
 
 
@@ -49,17 +50,17 @@ def readouts(cells: pd.DataFrame, middle: float = 0.45, last: float = 0.05, grow
 def probes(exponents: dict[str, float], depths: tuple[int, ...] = tuple(SCALES)) -> Records:
     """Panels fig2a–f whose R and updates grow like n^exponent; updates of fig2f stop growing at 32."""
     cells, lines = [], []
-    for panel in ("fig2a", "fig2b", "fig2c", "fig2d", "fig2e", "fig2f"):
+    for panel in PANEL_RULES:
         deep = panel in ("fig2a", "fig2b", "fig2c")
         for n in depths:
             for seed in SEEDS:
                 run_id = f"{panel}-{n}-{seed}"
                 layers, loops = (n, 1) if deep else (1, n)
-                cells.append((panel, layers, loops, seed, run_id, "done", 10))
+                cells.append((panel, PANEL_RULES[panel], layers, loops, seed, run_id, "done", 10))
                 value = n ** exponents.get(panel, 0.0) * (1 + 0.01 * seed)
                 update = min(n, 32) ** exponents.get(panel, 0.0) * (1 + 0.01 * seed) if panel == "fig2f" else value
                 lines += [(run_id, step, value, update if step else np.nan) for step in range(11)]
-    columns = ["panel", "n_layers", "n_loops", "seed", "run_id", "state", "step"]
+    columns = ["panel", "rule", "n_layers", "n_loops", "seed", "run_id", "state", "step"]
     return Records(
         "quick",
         "planted",
@@ -111,6 +112,19 @@ def test_growth_decides_what_happens_at_initialisation(
     assert verdict(claim, probes(contrary)).verdict is Verdict.FAILS
     assert verdict(claim, probes(paper, depths=(1, 2))).why.startswith("points missing")
     assert verdict(claim, Records("quick", "empty")).verdict is Verdict.NOT_MEASURED
+
+
+def test_another_rule_in_the_panel_of_a_claim_does_not_count() -> None:
+    records = probes(PAPER_EXPONENTS)
+    cells, curves = records.cells["init_probe"], records.curves["init_probe"]
+    swept = cells[cells["panel"] == "fig2f"].assign(rule="alpha=0.5", run_id=lambda rows: rows["run_id"] + "-swept")
+    lines = curves[curves["run_id"].isin(cells.loc[cells["panel"] == "fig2f", "run_id"])]
+    lines = lines.assign(run_id=lines["run_id"] + "-swept", residual_rms=np.inf, update_rms=np.inf)
+    both = {"cells": {"init_probe": pd.concat([cells, swept])}, "curves": {"init_probe": pd.concat([curves, lines])}}
+    for claim in ("fig2-loop-linear", "fig4-linear"):
+        assert verdict(claim, replace(records, **both)) == verdict(claim, records)
+    alone = replace(records, cells={"init_probe": swept})
+    assert verdict("fig2-loop-linear", alone).verdict is Verdict.NOT_MEASURED
 
 
 @pytest.mark.parametrize("claim", ["fig2-deep", "fig4-none"])

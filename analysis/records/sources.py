@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sweeper.errors import UserError
+from sweeper.run.spec import kind_of
 
 if TYPE_CHECKING:
     from sweeper.tracking.tables import MirroredSweep
@@ -42,7 +43,6 @@ COLUMN_TYPES = {
     "reason": "str",
 }
 OPTIONAL_TYPES = {"d_model": "int64"}  # older sweeps have none
-UNTRAINED = ("init_probe", "increments", "theory")  # experiments whose runs end without a validation loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,8 +226,8 @@ def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
     if not (cells["base_lr"] > 0).all():
         raise UserError("cell table: a base_lr is not positive; rates are drawn on a log axis")
     _refuse_rows(cells, cells.duplicated(CELL_KEY), "appears twice; each cell stands once")
-    if experiment not in UNTRAINED:
-        _refuse_rows(cells, (cells["state"] == "done") & cells["val_loss"].isna(), "is done but has no val_loss")
+    measured = cells["run_id"].map(lambda run_id: kind_of(run_id).has_val_loss)
+    _refuse_rows(cells, measured & (cells["state"] == "done") & cells["val_loss"].isna(), "is done but has no val_loss")
     return cells.sort_values(CELL_KEY, ignore_index=True)
 
 

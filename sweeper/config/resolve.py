@@ -3,18 +3,18 @@
 import math
 from dataclasses import dataclass, is_dataclass, replace
 from itertools import pairwise
+from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
+from model import RULES
 from sweeper.config.schema import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
 from sweeper.run.execution import MODES, Execution, Tracking
 from sweeper.run.memory import needs_recompute
-from sweeper.run.schedule import Schedule
-from sweeper.run.spec import KINDS, AnyRun, ProbeConfig, RunConfig, TheoryConfig
+from sweeper.run.spec import KINDS, Run, RunConfig
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,13 @@ class ResolvedRun:
     d_model, seed.
     """
 
-    config: AnyRun
+    config: Run
     execution: Execution
     axes: dict[str, Any]
 
     def on_data(self, manifest_hash: str) -> "ResolvedRun":
         """The same run on other data; a run that reads none stays as it is."""
-        if not isinstance(self.config, RunConfig):
-            return self
-        return replace(self, config=replace(self.config, data=manifest_hash))
+        return replace(self, config=self.config.on_data(manifest_hash))
 
 
 def data_spec(config: DictConfig) -> DataSpec:
@@ -57,14 +55,7 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
     _refuse_unknown(tree)
     _check(tree)
     try:
-        run: AnyRun
-        match tree.kind:
-            case ProbeConfig.KIND:
-                run = _probe(tree)
-            case TheoryConfig.KIND:
-                run = _theory(tree)
-            case _:
-                run = _training(tree, manifest_hash)
+        run: Run = resolve_name(KINDS[tree.kind].resolver)(tree, manifest_hash)
     except ValueError as error:
         raise UserError(str(error)) from error
     axes = {
@@ -75,7 +66,7 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         "depth_multiplier": tree.model.n_layers / tree.scaling.ref_layers,
         "n_loops": tree.model.n_loops,
         "base_lr": tree.optimizer.base_lr,
-        "d_model": tree.theory.d_model if tree.kind == TheoryConfig.KIND else tree.model.d_model,
+        "d_model": run.d_model,
         "seed": tree.seed,
     }
     return ResolvedRun(config=run, execution=_execution(tree, run), axes=axes)
@@ -106,74 +97,13 @@ def check_rates(key: str, rates: list[float]) -> None:
         raise UserError(f"{key}=[{shown}] is not strictly increasing")
 
 
-def _rule(tree: Config) -> ScalingRule:
-    named = RULES[tree.scaling.rule]
-    alpha, beta = tree.scaling.alpha, tree.scaling.beta
-    return ScalingRule(named.alpha if alpha is None else alpha, named.beta if beta is None else beta)
-
-
 def _rule_name(tree: Config) -> str:
     """Of the rule, or its exponents where they are given instead."""
     given = {"alpha": tree.scaling.alpha, "beta": tree.scaling.beta}
     return " ".join(f"{key}={value:g}" for key, value in given.items() if value is not None) or tree.scaling.rule
 
 
-def _table(tree: Config, model: ModelConfig, depth_multiplier: float) -> tuple[ParameterRow, ...]:
-    optimizer = tree.optimizer
-    return parameter_table(
-        base_lr=optimizer.base_lr,
-        init_std=optimizer.init_std,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        depth_multiplier=depth_multiplier,
-        block=model.block,
-        loop=model.loop,
-    )
-
-
-def _model(tree: Config, epsilon: float) -> ModelConfig:
-    model = ModelConfig(**vars(tree.model), residual_scale=epsilon, max_seq_len=tree.batch.seq_len)
-    return model.without_idle_loop()
-
-
-def _training(tree: Config, manifest_hash: str) -> RunConfig:
-    counts = {"n_loops": tree.model.n_loops, "n_layers": tree.model.n_layers, "ref_layers": tree.scaling.ref_layers}
-    epsilon = residual_scale(_rule(tree), **counts, multiplier=tree.scaling.multiplier)
-    model = _model(tree, epsilon)
-    return RunConfig(
-        model=model,
-        table=_table(tree, model, tree.model.n_layers / tree.scaling.ref_layers),
-        betas=(tree.optimizer.beta1, tree.optimizer.beta2),
-        grad_clip=tree.optimizer.grad_clip,
-        schedule=Schedule(**vars(tree.schedule)),
-        batch_sequences=tree.batch.sequences,
-        seq_len=tree.batch.seq_len,
-        validation_tokens=tree.validation.tokens,
-        diverged_above=tree.diverged_above,
-        data=manifest_hash,
-        seed=tree.seed,
-        precision=tree.precision,
-    )
-
-
-def _probe(tree: Config) -> ProbeConfig:
-    """At initialisation the rules read 1, 1/√k, 1/k, where k counts loops or layers, and every rate is η0."""
-    depth = tree.model.n_loops * tree.model.n_layers
-    epsilon = residual_scale(_rule(tree), depth, 1, ref_layers=1, multiplier=tree.scaling.multiplier)
-    model = _model(tree, epsilon)
-    return ProbeConfig(
-        model=model,
-        table=_table(tree, model, 1.0),
-        betas=(tree.optimizer.beta1, tree.optimizer.beta2),
-        steps=tree.schedule.steps,
-        sequences=tree.batch.sequences,
-        seq_len=tree.batch.seq_len,
-        seed=tree.seed,
-        increment_layers=tree.probe.increment_layers,
-    )
-
-
-def _execution(tree: Config, run: AnyRun) -> Execution:
+def _execution(tree: Config, run: Run) -> Execution:
     fields = vars(tree.execution).copy()
     budget = fields.pop("memory_gib")
     if fields["recompute"] is None:
@@ -181,18 +111,6 @@ def _execution(tree: Config, run: AnyRun) -> Execution:
         fields["recompute"] = exceeded
     tracking = Tracking(**vars(tree.tracking))
     return Execution(**fields, validate_every=tree.validation.every, tracking=tracking)
-
-
-def _theory(tree: Config) -> TheoryConfig:
-    n_loops, n_layers = tree.model.n_loops, tree.model.n_layers
-    return TheoryConfig(
-        d_model=tree.theory.d_model,
-        n_layers=n_layers,
-        n_loops=n_loops,
-        residual_scale=residual_scale(_rule(tree), n_loops, n_layers, ref_layers=1, multiplier=tree.scaling.multiplier),
-        shared=tree.theory.shared,
-        seeds=tuple(range(tree.seed, tree.seed + tree.theory.draws)),
-    )
 
 
 def _check(tree: Config) -> None:
@@ -209,7 +127,7 @@ def _check(tree: Config) -> None:
             f"batch.sequences={tree.batch.sequences} is not a multiple of "
             f"execution.micro_batch={tree.execution.micro_batch}"
         )
-    if tree.kind == RunConfig.KIND and tree.model.vocab_size < tree.data.tokenizer.vocab_size:
+    if KINDS[tree.kind].reads_data and tree.model.vocab_size < tree.data.tokenizer.vocab_size:
         raise UserError(
             f"model.vocab_size={tree.model.vocab_size} is smaller than "
             f"data.tokenizer.vocab_size={tree.data.tokenizer.vocab_size}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from sweeper.config.kinds import KindSections
+
 
 @dataclass
 class ModelSection:
@@ -95,41 +97,6 @@ class DataSection:
 
 
 @dataclass
-class WidthSection:
-    """Width of a model, and what follows from it."""
-
-    d_model: int = MISSING
-    n_heads: int = MISSING
-    mlp_dim: int = MISSING
-    init_std: float = MISSING
-
-
-@dataclass
-class ProbeSection(WidthSection):
-    """A run of kind `probe`, and the preset's shape and axes of a sweep of them.
-
-    `depth` is what the panel counts, loops or layers. `increment_layers` layers make one of the increments whose
-    cosines are read out; null for no read-out. `copies` is the width of Figure 3a's 64 independent stacks.
-    """
-
-    depth: int = 1
-    increment_layers: int | None = None
-    vocab_size: int = MISSING
-    copies: WidthSection = field(default_factory=WidthSection)
-    depths: list[int] = MISSING
-    seeds: list[int] = MISSING
-
-
-@dataclass
-class TheorySection:
-    """A run of kind `theory`: width, whether loop steps share their matrices, and draws."""
-
-    d_model: int = 1024
-    shared: bool = True
-    draws: int = 10
-
-
-@dataclass
 class GridSection:
     """Axes of the sweeps."""
 
@@ -185,7 +152,7 @@ class PathsSection:
 
 
 @dataclass
-class Config:
+class Config(KindSections):
     """Root of the tree."""
 
     kind: str = MISSING
@@ -202,8 +169,6 @@ class Config:
     batch: BatchSection = field(default_factory=BatchSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     data: DataSection = field(default_factory=DataSection)
-    probe: ProbeSection = field(default_factory=ProbeSection)
-    theory: TheorySection = field(default_factory=TheorySection)
     grid: GridSection = field(default_factory=GridSection)
     execution: ExecutionSection = field(default_factory=ExecutionSection)
     tracking: TrackingSection = field(default_factory=TrackingSection)

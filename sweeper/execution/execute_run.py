@@ -8,9 +8,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from sweeper.data import open_data
 from sweeper.errors import UserError
 from sweeper.files import no_space
 from sweeper.records.lock import RunLock, RunLocked
@@ -20,13 +20,10 @@ from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution
 from sweeper.run.outcome import Outcome
 from sweeper.run.progress import Progress, Reporter
-from sweeper.run.spec import ProbeConfig, RunConfig, TheoryConfig
 from sweeper.run.stop import StopFlag
 from sweeper.tracking.client import mirrored
+from sweeper.training.attempt import Attempt
 from sweeper.training.distributed import RankInfo, RunCancelled
-from sweeper.training.probe import Probe
-from sweeper.training.toy import run_theory
-from sweeper.training.trainer import Trainer
 
 PROGRESS_SECONDS = 5.0  # between writes of progress.json
 
@@ -97,16 +94,8 @@ def _run(rundir: RunDir, data_root: Path, stop: StopFlag, report: Reporter, rank
         origin = provenance()  # now: the checkout may move on while the run trains
         rundir.clear_failure()
         report = _noting_progress(rundir, report)
-    match config:
-        case RunConfig():
-            data = open_data(config.data, data_root)
-            ranks = rank_info.join(execution.device, stop)
-            outcome = Trainer(rundir, config, execution, data, ranks).run(stop, report)
-            ranks.leave()
-        case ProbeConfig():
-            outcome = Probe(rundir, config, execution).run(stop, report)
-        case TheoryConfig():
-            outcome = run_theory(rundir, config, stop, report)
+    attempt = Attempt(rundir, config, execution, stop, report, data_root, rank_info)
+    outcome = resolve_name(config.kind.runner)(attempt)
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
     if rank_info.rank == 0:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig
@@ -12,14 +13,12 @@ from rich.console import Console
 from sweeper.config.resolve import ResolvedRun
 from sweeper.display.sweep_progress import SweepView
 from sweeper.errors import SweepIncomplete, UserError
-from sweeper.execution.step_timing import measured_step_times
 from sweeper.execution.worker_pool import WorkerPool
 from sweeper.grid.build import Roots, compose_grid
 from sweeper.grid.plan import Plan, StepTimes, learned_step_times, print_plan
 from sweeper.hardware import visible_gpus
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import FINISHED, State, run_status
-from sweeper.run.spec import RunConfig
 
 
 def launch_local(
@@ -69,10 +68,11 @@ def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console:
     learned = learned_step_times(plan)
     if learned is not None or not plan.to_run or run.execution.device == "cuda":
         return learned
-    if not isinstance(run.config, RunConfig):
+    if (timer := run.config.kind.step_timer) is None:
         return None
     console.print("timing a few steps on this machine (some 20 seconds, once per shape)")
-    return measured_step_times(run.config, run.execution, workers, runs / "step-times.json")
+    times: StepTimes = resolve_name(timer)(run.config, run.execution, workers, runs / "step-times.json")
+    return times
 
 
 def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None:

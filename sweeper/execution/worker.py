@@ -16,8 +16,10 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
+from sweeper.run.spec import KINDS
 from sweeper.run.stop import StopFlag
 from sweeper.training.distributed import RankInfo
 
@@ -38,8 +40,10 @@ def main() -> None:
         except BrokenPipeError:  # nobody listens any more
             stop.set()
 
-    from sweeper.execution.execute_run import execute_run  # imports torch: this is what keeping workers warm saves
+    from sweeper.execution.execute_run import execute_run
 
+    for kind in KINDS.values():
+        resolve_name(kind.runner)  # imports torch: this is what keeping workers warm saves
     send("ready")
     for line in sys.stdin:
         task = json.loads(line)

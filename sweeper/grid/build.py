@@ -18,7 +18,6 @@ from sweeper.grid.plan import Plan
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import run_status
 from sweeper.records.sweep_manifest import Sweep
-from sweeper.run.spec import RunConfig
 from sweeper.tracking.client import mirror_sweep
 
 UNPREPARED = "unprepared"  # stands for the manifest hash while the data does not exist yet
@@ -82,7 +81,7 @@ def compose_grid(
         raise UserError("the grid is empty; give every axis at least one value")
     for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for _, run in points))):
         console.print(f"warning: {warning}", style="yellow", highlight=False)
-    specs = {spec for spec, run in points if isinstance(run.config, RunConfig)}  # nothing else reads text
+    specs = {spec for spec, run in points if run.config.kind.reads_data}
     hashes = {spec: _manifest_hash(spec, roots.data, console, prepare=prepare) for spec in specs}
     resolved = [run.on_data(hashes.get(spec, "")) for spec, run in points]
     plan = _plan(sweep_name(config), config, resolved, roots.runs)

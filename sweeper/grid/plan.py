@@ -12,7 +12,7 @@ from sweeper.config.resolve import ResolvedRun
 from sweeper.hardware import PEAK_FLOPS
 from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
-from sweeper.run.spec import AnyRun
+from sweeper.run.spec import Run
 
 GPU_NAME, GPU_UTILISATION = "H100", 0.4
 GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
@@ -54,7 +54,7 @@ class StepTimes:
         design = np.stack((np.ones_like(applications), applications), axis=1) / seconds[:, None]
         (self.base, self.per_block), *_ = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)
 
-    def run_seconds(self, config: AnyRun) -> float:
+    def run_seconds(self, config: Run) -> float:
         """Expected time of all steps of a run."""
         return float((self.base + self.per_block * config.applications) * config.steps)
 
@@ -69,7 +69,7 @@ def learned_step_times(plan: Plan) -> StepTimes | None:
     return StepTimes(seen) if len({applications for applications, _ in seen}) >= 2 else None
 
 
-def gpu_hours(config: AnyRun) -> float:
+def gpu_hours(config: Run) -> float:
     """Expected time of a run on one GPU."""
     return config.flops / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
 

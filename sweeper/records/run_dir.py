@@ -24,7 +24,7 @@ import yaml
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json, write_text
 from sweeper.run.execution import Execution
-from sweeper.run.spec import AnyRun, run_from_dict
+from sweeper.run.spec import Run, run_from_dict
 
 TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
 
@@ -55,7 +55,7 @@ class RunDir:
         """What the run's workers printed."""
         return self.path / "log.txt"
 
-    def write_config(self, config: AnyRun, execution: Execution, labels: dict[str, Any]) -> None:
+    def write_config(self, config: Run, execution: Execution, labels: dict[str, Any]) -> None:
         """Write config.yaml, unless the run is finished.
 
         An unfinished run that is submitted again takes the new `execution`; all else is the same by its identity.
@@ -67,7 +67,7 @@ class RunDir:
         record = {"run": config.to_dict(), "execution": asdict(execution), "labels": labels}
         write_text(target, yaml.safe_dump(record, sort_keys=False))
 
-    def load(self) -> tuple[AnyRun, Execution]:
+    def load(self) -> tuple[Run, Execution]:
         """The frozen configuration.
 
         Raises:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from sweeper.run.plain import from_plain
+
 MODES = ("offline", "online", "off")
 
 
@@ -55,5 +57,10 @@ class Execution:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `dataclasses.asdict`; records from before there was tracking have none."""
-        return cls(**{**fields, "tracking": Tracking(**fields.get("tracking", {}))})
+        """Inverse of `dataclasses.asdict`; records from before there was tracking have none.
+
+        Raises:
+            ValueError: for a field that is unknown or missing.
+        """
+        execution: Self = from_plain(cls, fields)
+        return execution

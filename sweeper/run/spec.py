@@ -1,31 +1,77 @@
-"""One resolved run, of any kind: what determines its result, and the identity that follows from it."""
+"""One resolved run, of any kind: what determines its result, and the identity that follows from it.
 
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Self
+`KINDS`, at the end, is the table of all kinds.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from model import ModelConfig, ParameterRow
-from sweeper.errors import UserError
 from sweeper.run.flops import attention_flops, training_flops
 from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
+from sweeper.run.plain import from_plain, to_plain
 from sweeper.run.schedule import Schedule
 
+PRECISIONS = ("fp32", "bf16")
 
-class _Run:
+
+class Run:
     """What runs of every kind have in common: a name, and plain values to write down and read back.
 
+    A kind is a frozen dataclass below this class: its fields determine the result, and nothing else does.
     The scaling rule's name, paths, launcher, device and worker counts are in no run on purpose: two runs that
     compute the same are the same run. At N = 1 and m_L = 1 the sqrt and linear rules meet here.
     """
 
     KIND: ClassVar[str]
 
+    if TYPE_CHECKING:  # Some kinds have fields of these names. A property would take the place of the field.
+
+        @property
+        def steps(self) -> int:
+            """Steps in which the run's progress is counted."""
+
+        @property
+        def d_model(self) -> int:
+            """Width of the residual stream."""
+
+        @property
+        def residual_scale(self) -> float:
+            """ε."""
+
+    @property
+    def kind(self) -> "RunKind":
+        """The row of `KINDS`."""
+        return KINDS[self.KIND]
+
     @property
     def run_id(self) -> str:
         """Readable head, then a hash of every field."""
-        return run_id(self._head, self.to_dict())
+        return run_id(self.head, self.to_dict())
 
     @property
-    def _head(self) -> str:
+    def name(self) -> str:
+        """What a person looks for in an id."""
+        raise NotImplementedError
+
+    @property
+    def head(self) -> str:
+        """The readable part of the id: the kind, then the name."""
+        return f"{self.KIND}-{self.name}"
+
+    @property
+    def label(self) -> str:
+        """What tells the run from the others of its panel, for people."""
+        return self.head
+
+    @property
+    def applications(self) -> int:
+        """Blocks that a token passes through: L · N."""
+        raise NotImplementedError
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the run, attention left out."""
         raise NotImplementedError
 
     @property
@@ -34,41 +80,62 @@ class _Run:
         return 0.0
 
     @property
+    def batch_tokens(self) -> int:
+        """Tokens of text that one optimizer step reads; 0 for a run that reads none."""
+        return 0
+
+    @property
+    def uses_bf16(self) -> bool:
+        """Whether the matrix products are bf16, so that a GPU's bf16 peak is their bound."""
+        return False
+
+    @property
     def n_parallel(self) -> int:
         """Equal parts that ranks can share the run out in."""
         return 1
 
+    def on_data(self, manifest_hash: str) -> Self:
+        """The same run on other data; a run that reads none stays as it is."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in config.yaml and as they are hashed."""
-        return {"schema": SCHEMA_VERSION, "kind": self.KIND, **_plain_fields(self)}
+        return {"schema": SCHEMA_VERSION, "kind": self.KIND, **to_plain(self)}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, record: dict[str, Any]) -> Self:
         """Inverse of `to_dict`.
 
         Raises:
-            UserError: for a record of another schema version.
+            ValueError: for another schema, and for fields or values that this version does not know.
         """
-        fields = {key: value for key, value in fields.items() if key != "kind"}
-        schema = fields.pop("schema", None)
-        if schema != SCHEMA_VERSION:
-            raise UserError(
-                f"run record has schema {schema!r}, this version reads {SCHEMA_VERSION}; "
-                "use the version that wrote it, or another paths.runs= directory"
-            )
-        return cls(**{key: _restored(key, value) for key, value in fields.items()})
+        if (schema := record.get("schema")) != SCHEMA_VERSION:
+            raise ValueError(f"it has schema {schema!r}, this version reads {SCHEMA_VERSION}")
+        restored: Self = from_plain(cls, {key: value for key, value in record.items() if key not in ("schema", "kind")})
+        return restored
 
 
-class _ModelRun(_Run):
+class ModelRun(Run):
     """A run of the looped Transformer itself: what follows from its shape and its tokens."""
 
     model: ModelConfig
+    table: tuple[ParameterRow, ...]
     seq_len: int
+
+    @property
+    def name(self) -> str:
+        """Layers, loops and base rate."""
+        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
 
     @property
     def total_tokens(self) -> int:
         """Tokens of the whole run."""
         raise NotImplementedError
+
+    @property
+    def d_model(self) -> int:
+        """Of the model."""
+        return self.model.d_model
 
     @property
     def residual_scale(self) -> float:
@@ -92,7 +159,7 @@ class _ModelRun(_Run):
 
 
 @dataclass(frozen=True)
-class RunConfig(_ModelRun):
+class RunConfig(ModelRun):
     """A training.
 
     Attributes:
@@ -125,9 +192,25 @@ class RunConfig(_ModelRun):
     seed: int
     precision: str
 
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision} is unknown; allowed: {', '.join(PRECISIONS)}")
+
     @property
-    def _head(self) -> str:
-        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
+    def head(self) -> str:
+        """The name alone: trainings had their ids before there were kinds."""
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """Loops, layers and rate, and the seed unless it is 0."""
+        label = f"N{self.model.n_loops}-L{self.model.n_layers}-lr{format_rate(self.table[0].lr)}"
+        return f"{label}-s{self.seed}" if self.seed else label
+
+    @property
+    def uses_bf16(self) -> bool:
+        """Under autocast."""
+        return self.precision == "bf16"
 
     @property
     def steps(self) -> int:
@@ -149,9 +232,13 @@ class RunConfig(_ModelRun):
         """Sequences of a batch."""
         return self.batch_sequences
 
+    def on_data(self, manifest_hash: str) -> Self:
+        """The same training on other data."""
+        return replace(self, data=manifest_hash)
+
 
 @dataclass(frozen=True)
-class ProbeConfig(_ModelRun):
+class ProbeConfig(ModelRun):
     """The first optimizer steps at a constant rate, on the same random tokens every step (Section 5.1).
 
     Attributes:
@@ -178,17 +265,13 @@ class ProbeConfig(_ModelRun):
     increment_layers: int | None
 
     @property
-    def _head(self) -> str:
-        return f"probe-L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
-
-    @property
     def total_tokens(self) -> int:
         """Tokens of all steps."""
         return self.steps * self.sequences * self.seq_len
 
 
 @dataclass(frozen=True)
-class TheoryConfig(_Run):
+class TheoryConfig(Run):
     """The residual recursion of Equations 1 and 2, h ← h + ε · W_ℓ · ReLU(h), drawn several times.
 
     Attributes:
@@ -210,8 +293,9 @@ class TheoryConfig(_Run):
     seeds: tuple[int, ...]
 
     @property
-    def _head(self) -> str:
-        return f"theory-L{self.n_layers}-N{self.n_loops}"
+    def name(self) -> str:
+        """Layers and loops."""
+        return f"L{self.n_layers}-N{self.n_loops}"
 
     @property
     def steps(self) -> int:
@@ -229,44 +313,72 @@ class TheoryConfig(_Run):
         return 2.0 * self.d_model**2 * self.applications * len(self.seeds)
 
 
-AnyRun = RunConfig | ProbeConfig | TheoryConfig
-KINDS: dict[str, type[AnyRun]] = {kind.KIND: kind for kind in (RunConfig, ProbeConfig, TheoryConfig)}
+@dataclass(frozen=True)
+class RunKind:
+    """A kind of run: a row of `KINDS`, the only place that lists them.
+
+    A new kind needs three files outside conf/ and tests:
+
+        sweeper/run/spec.py         its values, a class below `Run`, and its row
+        sweeper/config/kinds.py     its section of the configuration, and how a configuration becomes its values
+        sweeper/training/<kind>.py  what executes it
+
+    Functions are named "module:function", and `pkgutil.resolve_name` imports them when they are needed: planning
+    imports no torch, and this room knows nothing of those above it.
+
+    Attributes:
+        spec: what determines the result.
+        resolver: makes a `spec` of a checked configuration (a `sweeper.config.kinds.Config`) and the hash of its data.
+        runner: executes a `sweeper.training.attempt.Attempt`. It returns the measured part of the result, or None if it
+            was told to stop.
+        reads_data: it reads prepared text, which a sweep prepares first.
+        has_val_loss: its result holds a validation loss; a figure refuses a finished run without one.
+        step_timer: measures step times before any run of a sweep has finished, as
+            `sweeper.execution.step_timing.measured_step_times` does; None for a kind whose plans show no time.
+    """
+
+    spec: type[Run]
+    resolver: str
+    runner: str
+    reads_data: bool = False
+    has_val_loss: bool = False
+    step_timer: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its value of the key `kind`."""
+        return self.spec.KIND
 
 
-def run_from_dict(fields: dict[str, Any]) -> AnyRun:
-    """The run of whatever kind whose `to_dict` gave `fields`.
+KINDS = {
+    row.name: row
+    for row in (
+        RunKind(
+            RunConfig,
+            resolver="sweeper.config.kinds:training",
+            runner="sweeper.training.trainer:run_training",
+            reads_data=True,
+            has_val_loss=True,
+            step_timer="sweeper.execution.step_timing:measured_step_times",
+        ),
+        RunKind(ProbeConfig, resolver="sweeper.config.kinds:probe", runner="sweeper.training.probe:run_probe"),
+        RunKind(TheoryConfig, resolver="sweeper.config.kinds:theory", runner="sweeper.training.toy:run_theory"),
+    )
+}
+
+
+def kind_of(run_id: str) -> RunKind:
+    """The kind of a run, as its id tells."""
+    return KINDS.get(run_id.partition("-")[0], KINDS[RunConfig.KIND])
+
+
+def run_from_dict(record: dict[str, Any]) -> Run:
+    """The run of whatever kind whose `to_dict` gave `record`.
 
     Raises:
-        UserError: for a record of an unknown kind or another schema version.
+        ValueError: for an unknown kind, another schema, and fields or values that this version does not know.
     """
-    kind = fields.get("kind", RunConfig.KIND)  # records of schema 1 had none; `from_dict` refuses them by name
+    kind = record.get("kind", RunConfig.KIND)  # records of schema 1 had none
     if kind not in KINDS:
-        raise UserError(f"run record has kind {kind!r}; this version knows {', '.join(KINDS)}")
-    return KINDS[kind].from_dict(fields)
-
-
-def _plain_fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as plain values, without those at their neutral value (`model.config.neutral`)."""
-    return {
-        field.name: _plain(getattr(value, field.name))
-        for field in fields(value)
-        if not (field.metadata.get("neutral") and getattr(value, field.name) == field.default)
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as dicts and tuples as lists, all the way down."""
-    if is_dataclass(value):
-        return _plain_fields(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _restored(key: str, value: Any) -> Any:
-    match key:
-        case "model":
-            return ModelConfig(**value)
-        case "table":
-            return tuple(ParameterRow(**row) for row in value)
-        case "schedule":
-            return Schedule(**value)
-    return tuple(value) if isinstance(value, list) else value
+        raise ValueError(f"it has kind {kind!r}, this version knows {', '.join(KINDS)}")
+    return KINDS[kind].spec.from_dict(record)

@@ -23,7 +23,7 @@ from sweeper.hardware import peak_flops
 from sweeper.records.redact import redact
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution, Tracking
-from sweeper.run.spec import AnyRun, RunConfig
+from sweeper.run.spec import Run
 
 if TYPE_CHECKING:
     from sweeper.run.progress import Progress
@@ -161,9 +161,9 @@ def _open(rundir: RunDir, ranks: int) -> Tracking | None:
     return execution.tracking
 
 
-def _peak_flops(config: AnyRun, execution: Execution, ranks: int) -> float | None:
+def _peak_flops(config: Run, execution: Execution, ranks: int) -> float | None:
     """Of all the run's GPUs together; None where utilisation means nothing."""
-    if execution.device != "cuda" or not isinstance(config, RunConfig) or config.precision != "bf16":
+    if execution.device != "cuda" or not config.uses_bf16:
         return None
     import torch
 

@@ -27,7 +27,6 @@ from sweeper.records.redact import redact
 from sweeper.records.run_dir import RunDir, readout_rows
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.execution import Tracking
-from sweeper.run.spec import RunConfig
 from sweeper.tracking.client import BROKEN, CLOSED, GRACE_SECONDS
 from sweeper.tracking.wandb_run import Entry, Session
 
@@ -46,11 +45,10 @@ class RunMirror:
     def __init__(self, rundir: RunDir, peak_flops: float | None) -> None:
         config, execution = rundir.load()
         self.rundir, self.tracking = rundir, execution.tracking
-        self._batch_tokens, self._utilisation = 0, 0.0  # the second of one token per second
-        if isinstance(config, RunConfig):
-            self._batch_tokens = config.batch_tokens
-            if peak_flops:
-                self._utilisation = (config.flops + config.attention_flops) / config.total_tokens / peak_flops
+        self._batch_tokens, self._utilisation = config.batch_tokens, 0.0  # the second of one token per second
+        if self._batch_tokens and peak_flops:
+            tokens = self._batch_tokens * config.steps
+            self._utilisation = (config.flops + config.attention_flops) / tokens / peak_flops
         self._position, self._noted = 0, rundir.progress()
         record = yaml.safe_load((rundir.path / "config.yaml").read_text())
         entry = Entry.of_run(config, record)

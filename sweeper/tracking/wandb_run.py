@@ -14,8 +14,7 @@ import wandb
 
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.execution import Tracking
-from sweeper.run.identity import format_rate
-from sweeper.run.spec import AnyRun, RunConfig
+from sweeper.run.spec import Run
 from sweeper.tracking.mirrored_run import STEP
 from sweeper.tracking.offline import is_ended
 
@@ -37,17 +36,12 @@ class Entry:
     config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_run(cls, config: AnyRun, record: Mapping[str, Any]) -> "Entry":
+    def of_run(cls, config: Run, record: Mapping[str, Any]) -> "Entry":
         """A run; `record` is its frozen configuration as it stands in config.yaml."""
         labels = record.get("labels") or {}
         panels, sweep = labels.get("panels") or ["run"], labels.get("sweep")
-        name = f"{panels[0]}-{config.run_id.rpartition('-')[0]}"
-        if isinstance(config, RunConfig):
-            shape = config.model
-            name = f"{panels[0]}-N{shape.n_loops}-L{shape.n_layers}-lr{format_rate(config.table[0].lr)}"
-            name += f"-s{config.seed}" if config.seed else ""
         group = None if sweep is None else wandb_id(sweep)
-        return cls(config.run_id, name, config.KIND, group, tuple(panels), dict(record))
+        return cls(config.run_id, f"{panels[0]}-{config.label}", config.KIND, group, tuple(panels), dict(record))
 
     @classmethod
     def of_sweep(cls, sweep: Sweep) -> "Entry":

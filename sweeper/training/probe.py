@@ -13,8 +13,14 @@ from sweeper.run.execution import Execution
 from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import ProbeConfig
 from sweeper.run.stop import StopFlag
+from sweeper.training.attempt import Attempt
 from sweeper.training.readouts import stream_readouts
 from sweeper.training.trainer import Stopwatch, initialized, outcome, prepare_device
+
+
+def run_probe(attempt: Attempt[ProbeConfig]) -> dict[str, Any] | None:
+    """All steps of a probe; see `Probe.run`."""
+    return Probe(attempt.rundir, attempt.config, attempt.execution).run(attempt.stop, attempt.report)
 
 
 def random_rows(config: ProbeConfig) -> Tensor:

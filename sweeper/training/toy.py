@@ -4,30 +4,24 @@ from typing import Any
 
 from model.toy import toy_recursion
 from sweeper.records.metrics import MetricsFile
-from sweeper.records.run_dir import RunDir
-from sweeper.run.progress import Progress, Reporter
+from sweeper.run.progress import Progress
 from sweeper.run.spec import TheoryConfig
-from sweeper.run.stop import StopFlag
+from sweeper.training.attempt import Attempt
 from sweeper.training.trainer import Stopwatch, outcome
 
 
-def run_theory(rundir: RunDir, config: TheoryConfig, stop: StopFlag, report: Reporter) -> dict[str, Any] | None:
+def run_theory(attempt: Attempt[TheoryConfig]) -> dict[str, Any] | None:
     """One line of metrics a draw: `step` counts draws, `residual_rms` and `branch_energy` are `ToyOutcome`'s.
-
-    Args:
-        rundir: the run's directory.
-        config: what to draw.
-        stop: once set, the draw under way is finished and None returned.
-        report: called with progress after every draw.
 
     Returns:
         The measured part of the result, or None if stopped.
     """
+    config, rundir = attempt.config, attempt.rundir
     stopwatch, draws = Stopwatch(), config.steps
     rundir.truncate_metrics(-1)
     with MetricsFile(rundir.metrics) as metrics:
         for step, seed in enumerate(config.seeds, start=1):
-            if stop.is_set():
+            if attempt.stop.is_set():
                 return None
             end = toy_recursion(
                 d_model=config.d_model,
@@ -39,5 +33,5 @@ def run_theory(rundir: RunDir, config: TheoryConfig, stop: StopFlag, report: Rep
             )
             metrics.write({"step": step, "residual_rms": end.residual_rms, "branch_energy": end.branch_energy})
             elapsed = stopwatch.seconds()["step"]
-            report(Progress(step, draws, end.residual_rms, 0.0, elapsed / step * (draws - step)))
+            attempt.report(Progress(step, draws, end.residual_rms, 0.0, elapsed / step * (draws - step)))
     return outcome("done", "", draws, draws, stopwatch.seconds())

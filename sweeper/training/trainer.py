@@ -18,7 +18,7 @@ from model.cpu.tied_embedding import tied
 from model.initialization import initialize_, parameter_groups
 from model.loop import Observer
 from model.transformer import LoopedTransformer
-from sweeper.data import Prefetch, TokenData
+from sweeper.data import Prefetch, TokenData, open_data
 from sweeper.errors import UserError
 from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.records.metrics import MetricsFile
@@ -27,11 +27,22 @@ from sweeper.run.execution import Execution
 from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import ProbeConfig, RunConfig
 from sweeper.run.stop import StopFlag
+from sweeper.training.attempt import Attempt
 from sweeper.training.distributed import ALONE, Ranks
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
 
 REPORT_SECONDS = 0.5
 log = logging.getLogger(__name__)
+
+
+def run_training(attempt: Attempt[RunConfig]) -> dict[str, Any] | None:
+    """Train on the prepared data, together with the other ranks if there are any; see `Trainer.run`."""
+    data = open_data(attempt.config.data, attempt.data_root)
+    ranks = attempt.rank_info.join(attempt.execution.device, attempt.stop)
+    trainer = Trainer(attempt.rundir, attempt.config, attempt.execution, data, ranks)
+    outcome = trainer.run(attempt.stop, attempt.report)
+    ranks.leave()
+    return outcome
 
 
 def prepare_device(execution: Execution, precision: str) -> torch.device:

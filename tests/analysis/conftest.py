@@ -64,11 +64,12 @@ def cell(experiment: str, **axes: Any) -> dict[str, Any]:
     """A finished cell of one sweep of `experiment`."""
     untrained = {"val_loss": np.nan, "base_lr": 1e-4, "ref_layers": 1, "depth_multiplier": 1.0, "step": 10, "steps": 10}
     names = {"sweep": f"{experiment}-quick", "experiment": experiment, "preset": "quick", "state": "done", "reason": ""}
+    kind = "theory" if experiment == "theory" else "probe"
     shown = "-".join(f"{key}={value}" for key, value in axes.items())
     return (
         names
         | untrained
-        | {"n_layers": 1, "n_loops": 1, "seed": 0, "run_id": f"{experiment}-{shown}", "d_model": 32}
+        | {"n_layers": 1, "n_loops": 1, "seed": 0, "run_id": f"{kind}-{experiment}-{shown}", "d_model": 32}
         | axes
     )
 

@@ -89,7 +89,7 @@ def test_a_single_run_is_checked_as_a_grid_is(command_line, tmp_path) -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Step times without timing any."""
     times = StepTimes([(1, 0.01), (2, 0.015)])
-    monkeypatch.setattr("sweeper.execution.local.measured_step_times", lambda *_: times)
+    monkeypatch.setattr("sweeper.execution.step_timing.measured_step_times", lambda *_: times)
 
 
 @pytest.mark.usefixtures("measured")

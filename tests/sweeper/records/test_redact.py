@@ -53,7 +53,7 @@ def test_an_errors_log_and_reason_are_redacted(planted, runs, run_config, data_r
     def fail(*_: object) -> None:
         raise RuntimeError(f"refused {planted['HF_TOKEN']} in {planted['HOME']}")
 
-    monkeypatch.setattr(execute_run, "open_data", fail)
+    monkeypatch.setattr("sweeper.training.trainer.open_data", fail)
     rundir = runs.write_config(run_config)
     with capfd.disabled():  # the log is made of what standard output really gets
         outcome, reason = execute_run.execute_run(rundir.path, data_root, StopFlag(), lambda progress: None)

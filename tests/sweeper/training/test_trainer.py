@@ -319,7 +319,7 @@ def test_a_finished_run_is_never_run_again(runs, run_config, data_root, monkeypa
     rundir = runs.write_config(run_config)
     run(rundir, data_root)
     before = {path: path.read_bytes() for path in rundir.path.iterdir() if path.is_file()}
-    monkeypatch.setattr("sweeper.execution.execute_run.Trainer", None)
+    monkeypatch.setattr("sweeper.training.trainer.Trainer", None)
     assert run(rundir, data_root) == (Outcome.DONE, "")
     assert {path: path.read_bytes() for path in rundir.path.iterdir() if path.is_file()} == before
 

@@ -52,15 +52,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Path, way_out: str = "remove this one file and run the command again") -> Any | None:
     """Parsed content, or None if there is no such file.
 
     Raises:
-        UserError: if the file is not JSON.
+        UserError: if the file is not JSON; it ends with `way_out`.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it and run the command again") from error
+        raise UserError(f"{path} is not JSON ({error}); {way_out}") from error

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ def provenance() -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "processor": _processor(),
     }
+
+
+@cache
+def written_by() -> dict[str, str | None]:
+    """The version of this package and its commit, for records that another version may read."""
+    try:
+        installed = version("loopsweep")
+    except PackageNotFoundError:  # a checkout that is only on the path
+        installed = None
+    return {"loopsweep": installed, "commit": code_origin()["commit"]}
 
 
 def code_origin() -> dict[str, str | None]:

@@ -23,10 +23,14 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json, write_text
+from sweeper.records.provenance import written_by
 from sweeper.run.execution import Execution
+from sweeper.run.identity import digest
 from sweeper.run.spec import Run, run_from_dict
 
 TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
+RESUME = "submit the sweep again, which resumes from the run's checkpoint"
+SUBMIT_AGAIN = "submit the sweep again, which writes it anew and keeps the run's checkpoint"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class RunDir:
     """Paths and records of one run."""
 
     path: Path
+
+    @property
+    def config(self) -> Path:
+        """What the run is, how it is executed, and who wrote this down."""
+        return self.path / "config.yaml"
 
     @property
     def lock(self) -> Path:
@@ -62,35 +71,65 @@ class RunDir:
         """
         if self.result() is not None:
             return
-        target = self.path / "config.yaml"
         self.path.mkdir(parents=True, exist_ok=True)
-        record = {"run": config.to_dict(), "execution": asdict(execution), "labels": labels}
-        write_text(target, yaml.safe_dump(record, sort_keys=False))
+        record = {
+            "run": config.to_dict(),  # what the directory's hash is taken of; nothing else is
+            "execution": asdict(execution),
+            "labels": labels,
+            "written_by": written_by(),
+        }
+        write_text(self.config, yaml.safe_dump(record, sort_keys=False))
 
     def load(self) -> tuple[Run, Execution]:
         """The frozen configuration.
 
+        The section `run` is what the directory's hash was taken of. So it tells by itself whether it was edited, also
+        if this version cannot read it.
+
         Raises:
-            UserError: if config.yaml is missing, malformed or not the one this directory is named after.
+            UserError: if config.yaml is missing, broken, edited, or written by a version whose runs are others.
         """
-        target = self.path / "config.yaml"
+        record = self._read_config()
         try:
-            record = yaml.safe_load(target.read_text())
-            config, execution = run_from_dict(record["run"]), Execution.from_dict(record["execution"])
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            edited = digest(record["run"]) != self.path.name.rpartition("-")[2]
+        except TypeError:  # a date, say
+            edited = True
+        if edited:
+            raise UserError(f"{self.config} was edited after submission; {SUBMIT_AGAIN}")
+        try:
+            config = run_from_dict(record["run"])
+            if config.run_id != self.path.name:
+                raise ValueError(f"this version gives the run the id {config.run_id}")
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise UserError(
-                f"{target} cannot be read ({error}); delete {self.path} and submit the sweep again"
+                f"{self.config} was written by another version of loopsweep ({_writer(record)}): {_one_line(error)}; "
+                "use that version, or another directory with paths.runs=DIR"
             ) from error
-        if config.run_id != self.path.name:
-            raise UserError(
-                f"{target} describes run {config.run_id}; it was edited after submission: "
-                f"delete {self.path} and submit the sweep again"
-            )
-        return config, execution
+        try:
+            return config, Execution.from_dict(record["execution"])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.config}: section execution: {_one_line(error)}; {SUBMIT_AGAIN}") from error
+
+    def _read_config(self) -> dict[str, Any]:
+        """config.yaml with its sections, whatever is in them."""
+        try:
+            record = yaml.safe_load(self.config.read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{self.config} is missing; {SUBMIT_AGAIN}") from error
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config} cannot be read ({_one_line(error)}); {SUBMIT_AGAIN}") from error
+        sections = record if isinstance(record, dict) else {}
+        for name in ("run", "execution"):
+            if not isinstance(sections.get(name), dict):
+                raise UserError(f"{self.config} cannot be read (no section {name}); {SUBMIT_AGAIN}")
+        return sections
 
     def result(self) -> dict[str, Any] | None:
         """result.json, or None while the run is not finished."""
-        result = read_json(self.path / "result.json")
+        result = read_json(
+            self.path / "result.json",
+            f"remove this one file and {RESUME}",
+        )
         return result if isinstance(result, dict) else None
 
     def write_readouts(self, readouts: dict[str, Any]) -> None:
@@ -185,6 +224,18 @@ class RunDir:
         """Drop what was logged after `step`, the one the run resumes from."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _writer(record: dict[str, Any]) -> str:
+    """The version that wrote a config.yaml, as far as it is noted."""
+    noted = record.get("written_by") or {}
+    version, commit = noted.get("loopsweep"), noted.get("commit")
+    known = [f"version {version}"] * bool(version) + [f"commit {commit}"] * bool(commit)
+    return ", ".join([*known, f"schema {record['run'].get('schema')}"])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def readout_rows(mean: list[Any], std: list[Any]) -> list[tuple[int, int, float, float]]:

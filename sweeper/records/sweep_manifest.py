@@ -53,7 +53,7 @@ class Sweep:
         Raises:
             UserError: if there is none, or it is malformed.
         """
-        record = read_json(path)
+        record = read_json(path, "move it away and submit the sweep again")
         if record is None:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
             raise UserError(f"no sweep {path.stem!r} in {path.parent}; known: {known}")

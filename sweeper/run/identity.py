@@ -9,8 +9,17 @@ SCHEMA_VERSION = 2  # changes whenever the same fields come to mean another resu
 
 def run_id(head: str, fields: dict[str, Any]) -> str:
     """`head`, then twelve hexadecimal digits over all of `fields`: `L12-N4-lr1.25e-3-0f3a…`."""
+    return f"{head}-{digest(fields)}"
+
+
+def digest(fields: dict[str, Any]) -> str:
+    """The twelve digits alone. A record is not edited if its fields, as they stand in it, still give them.
+
+    Raises:
+        TypeError: for a value that no record has.
+    """
     canonical = json.dumps(_rounded(fields), sort_keys=True, separators=(",", ":"))
-    return f"{head}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def format_rate(rate: float) -> str:

@@ -13,8 +13,7 @@ from sweeper.config.schema import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
 from sweeper.run.execution import MODES, Execution, Tracking
-from sweeper.run.memory import needs_recompute
-from sweeper.run.spec import KINDS, Run, RunConfig
+from sweeper.run.spec import KINDS, Run
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,7 @@ def _execution(tree: Config, run: Run) -> Execution:
     fields = vars(tree.execution).copy()
     budget = fields.pop("memory_gib")
     if fields["recompute"] is None:
-        exceeded = isinstance(run, RunConfig) and needs_recompute(run, tree.execution.micro_batch, budget)
-        fields["recompute"] = exceeded
+        fields["recompute"] = run.needs_recompute(tree.execution.micro_batch, budget)
     tracking = Tracking(**vars(tree.tracking))
     return Execution(**fields, validate_every=tree.validation.every, tracking=tracking)
 

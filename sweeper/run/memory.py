@@ -1,13 +1,17 @@
 """How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
 
+from typing import TYPE_CHECKING
+
 from model import BLOCKS, LOOPS
 from model.config import CHUNK_LOGITS
-from sweeper.run.spec import RunConfig
+
+if TYPE_CHECKING:
+    from sweeper.run.spec import RunConfig
 
 GIB = 2**30
 
 
-def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> int:
+def training_bytes(config: "RunConfig", micro_batch: int, *, recompute: bool) -> int:
     """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
 
     Weights, their gradients and AdamW's two moments are fp32, with a bf16 copy of the weights under autocast; the tied
@@ -33,6 +37,6 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
     return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
 
 
-def needs_recompute(config: RunConfig, micro_batch: int, memory_gib: float | None) -> bool:
+def needs_recompute(config: "RunConfig", micro_batch: int, memory_gib: float | None) -> bool:
     """Whether a step that keeps every activation would exceed the budget; without a budget it never does."""
     return memory_gib is not None and training_bytes(config, micro_batch, recompute=False) > memory_gib * GIB

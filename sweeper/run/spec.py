@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from model import ModelConfig, ParameterRow
 from sweeper.run.flops import attention_flops, training_flops
 from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
+from sweeper.run.memory import needs_recompute
 from sweeper.run.plain import from_plain, to_plain
 from sweeper.run.schedule import Schedule
 
@@ -94,6 +95,10 @@ class Run:
         """Equal parts that ranks can share the run out in."""
         return 1
 
+    def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
+        """Whether activations have to be recomputed to stay within a budget; only a training's may be too large."""
+        return False
+
     def on_data(self, manifest_hash: str) -> Self:
         """The same run on other data; a run that reads none stays as it is."""
         return self
@@ -120,7 +125,9 @@ class ModelRun(Run):
 
     model: ModelConfig
     table: tuple[ParameterRow, ...]
+    betas: tuple[float, float]
     seq_len: int
+    seed: int
 
     @property
     def name(self) -> str:
@@ -231,6 +238,10 @@ class RunConfig(ModelRun):
     def n_parallel(self) -> int:
         """Sequences of a batch."""
         return self.batch_sequences
+
+    def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
+        """See `sweeper.run.memory`."""
+        return needs_recompute(self, micro_batch, memory_gib)
 
     def on_data(self, manifest_hash: str) -> Self:
         """The same training on other data."""

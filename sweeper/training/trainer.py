@@ -25,7 +25,7 @@ from sweeper.records.metrics import MetricsFile
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution
 from sweeper.run.progress import Progress, Reporter
-from sweeper.run.spec import ProbeConfig, RunConfig
+from sweeper.run.spec import ModelRun, RunConfig
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
 from sweeper.training.distributed import ALONE, Ranks
@@ -59,16 +59,29 @@ def prepare_device(execution: Execution, precision: str) -> torch.device:
 
 
 def initialized(
-    config: RunConfig | ProbeConfig, execution: Execution, device: torch.device, segment_layers: int | None = None
+    config: ModelRun,
+    execution: Execution,
+    device: torch.device,
+    segment_layers: int | None = None,
+    *,
+    compile_head: bool = False,
 ) -> tuple[LoopedTransformer, torch.optim.AdamW]:
-    """The run's model before its first step, and the optimizer of its per-tensor table."""
+    """The run's model before its first step, and the optimizer of its per-tensor table.
+
+    Args:
+        config: what is trained.
+        execution: how; `compile` compiles the block.
+        device: where.
+        segment_layers: layers of a segment that is observed; None for a loop step.
+        compile_head: compile the head too. A few steps would not earn it back.
+    """
     model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=segment_layers)
     initialize_(model, config.table, config.seed)
     model = model.to(device)
     if device.type == "cpu":
         model.look_up = tied  # elsewhere rows would be added in any order
     if execution.compile:
-        _compile(model, device, head=isinstance(config, RunConfig))  # a probe's few steps would not earn the head back
+        _compile(model, device, head=compile_head)
     return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
 
 
@@ -142,7 +155,7 @@ class Trainer:
         self.device = prepare_device(execution, config.precision)
         self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
         self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
-        self.model, self.optimizer = initialized(config, execution, self.device)
+        self.model, self.optimizer = initialized(config, execution, self.device, compile_head=True)
         self._parameters = list(self.model.parameters())
         self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0

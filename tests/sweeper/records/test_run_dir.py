@@ -121,11 +121,24 @@ def of_another_version(runs: Any, run: Run, changes: dict[str, Any], **written_b
         ({"schema": 3}, "it has schema 3, this version reads 2"),
         ({"kind": "dream"}, "it has kind 'dream', this version knows training, probe, theory"),
         ({"precision": "fp4"}, "precision=fp4 is unknown; allowed: fp32, bf16"),
+        ({"model.block": "dream"}, "block=dream is unknown; allowed: pre_norm"),
         ({"table": []}, "list index|tuple index"),
         ({"model": 7}, "not iterable"),
         ({"schedule.warmup": 100}, "schedule.warmup=100"),
     ],
-    ids=["field", "nested", "missing", "older", "newer", "kind", "value", "empty table", "no section", "refused value"],
+    ids=[
+        "field",
+        "nested",
+        "missing",
+        "older",
+        "newer",
+        "kind",
+        "value",
+        "choice",
+        "empty table",
+        "no section",
+        "refused value",
+    ],
 )
 def test_a_configuration_of_another_version_is_called_that_and_not_edited(runs, literal_run, changes, reason) -> None:
     said = refusal(of_another_version(runs, literal_run, changes, loopsweep="9.9.0", commit="c0ffee"))

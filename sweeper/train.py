@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from sweeper.config.messages import COMPOSITION_ERRORS, in_one_line, is_hydras
 from sweeper.config.schema import register
 from sweeper.errors import UserError
 
@@ -26,13 +25,14 @@ def train(config: DictConfig) -> None:
     """Train the one run that `config` describes, in this process."""
     try:
         _train_one(config)
-    except (UserError, OmegaConfBaseException) as error:
+    except (UserError, *COMPOSITION_ERRORS) as error:
         sys.exit(_exit_with(error))  # from here, because Hydra prints a line of its own about errors of a task
 
 
 def _train_one(config: DictConfig) -> None:
+    from sweeper.config.checks import check_data, check_machine, check_paths
     from sweeper.config.resolve import data_spec, depth_warning, resolve
-    from sweeper.data import prepare_data
+    from sweeper.data import find_data, prepare_data
     from sweeper.execution.execute_run import execute_run
     from sweeper.records.run_dir import RunDir
     from sweeper.run.outcome import Outcome
@@ -42,7 +42,13 @@ def _train_one(config: DictConfig) -> None:
     run = resolve(config, "unprepared")
     if warning := depth_warning(run.axes):
         print(f"warning: {warning}", file=sys.stderr)
-    run = resolve(config, prepare_data(data_spec(config), roots["data"], print).hash)
+    check_machine(run.config, run.execution)
+    check_paths(config, "runs")
+    if find_data(data_spec(config), roots["data"]) is None:
+        check_paths(config, "data")
+    manifest = prepare_data(data_spec(config), roots["data"], print)
+    check_data(run.config, manifest)
+    run = run.on_data(manifest.hash)
     rundir = RunDir(roots["runs"] / run.config.run_id)
     labels = {"rule": run.axes["rule"], "preset": str(config.preset), "panels": [run.axes["panel"]]}
     rundir.write_config(run.config, run.execution, labels)
@@ -70,15 +76,16 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to us instead of Hydra's own report
     try:
         train()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, *COMPOSITION_ERRORS) as error:
         sys.exit(_exit_with(error))
-
-
-def in_one_line(error: Exception) -> str:
-    """What an error of ours, of Hydra's or of OmegaConf's says to the person at the keyboard."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("object_type", "reference_type")))
+    except Exception as error:
+        if not is_hydras(error):
+            raise
+        sys.exit(
+            _exit_with(
+                UserError(f"Hydra cannot read this command line ({error}); look for an override without key or value")
+            )
+        )
 
 
 def _exit_with(error: Exception) -> int:

@@ -1,12 +1,51 @@
-"""The configuration tree that Hydra composes: names and types, so that an unknown key or a wrong type is an error.
+"""The configuration tree that Hydra composes: every key, its type, and the rule that its value keeps.
 
-Values live in `conf/`; what types cannot express is checked in `sweeper.config.resolve`.
+Hydra refuses an unknown key and a wrong type. `sweeper.config.checks` reads the rules off the types, and holds what no
+field can say alone. Values are in `conf/`.
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+from model import RULES
+from sweeper.config.rules import (
+    FINITE,
+    FITS_FLOAT32,
+    AverageFactor,
+    Count,
+    CountOrZero,
+    Counts,
+    Exponent,
+    Folder,
+    Line,
+    Name,
+    NotNegative,
+    Positive,
+    Rates,
+    Seconds,
+    Seed,
+    Seeds,
+    Share,
+    at_least,
+    at_most,
+    matching,
+    one_of,
+)
+from sweeper.run.execution import MODES
+from sweeper.run.spec import KINDS
+
+LOOPS, BLOCKS = ("plain",), ("pre_norm",)  # what `model` can build
+RotaryBase = Annotated[float, FINITE, at_least(1), FITS_FLOAT32]
+Draws = Annotated[int, at_least(1), at_most(1_000_000)]  # each has a seed in the run's record
+Threads = Annotated[int, at_least(1), at_most(1024)]
+Project = Annotated[
+    str, matching(r"[^/\\#?%:\x00-\x1f]{1,128}", "a wandb project: 1 to 128 characters, none of / \\ # ? % :")
+]
+Entity = Annotated[str, matching(r"[\w.-]{1,128}", "a wandb account: letters, digits and any of ._-")]
+Address = Annotated[str, matching(r"https?://[^\s/]+(/\S*)?", "an address such as https://api.wandb.ai")]
 
 
 @dataclass
@@ -16,16 +55,16 @@ class ModelSection:
     `loop` says how the state passes from one loop step to the next, `block` where a block has its norms.
     """
 
-    vocab_size: int = MISSING
-    d_model: int = MISSING
-    n_heads: int = MISSING
-    mlp_dim: int = MISSING
-    n_layers: int = MISSING
-    n_loops: int = MISSING
-    rope_theta: float = MISSING
-    norm_eps: float = MISSING
-    loop: str = MISSING
-    block: str = MISSING
+    vocab_size: Count = MISSING
+    d_model: Count = MISSING
+    n_heads: Count = MISSING
+    mlp_dim: Count = MISSING
+    n_layers: Count = MISSING
+    n_loops: Count = MISSING
+    rope_theta: RotaryBase = MISSING
+    norm_eps: Positive = MISSING
+    loop: Annotated[str, one_of(LOOPS)] = MISSING
+    block: Annotated[str, one_of(BLOCKS)] = MISSING
 
 
 @dataclass
@@ -35,73 +74,73 @@ class ScalingSection:
     `alpha` and `beta`, where given, stand in for the rule's own.
     """
 
-    rule: str = MISSING
-    alpha: float | None = None
-    beta: float | None = None
-    ref_layers: int = MISSING
-    multiplier: float = MISSING
+    rule: Annotated[str, one_of(RULES)] = MISSING
+    alpha: Exponent | None = None
+    beta: Exponent | None = None
+    ref_layers: Count = MISSING
+    multiplier: Positive = MISSING
 
 
 @dataclass
 class OptimizerSection:
     """AdamW and the base values of the per-tensor table."""
 
-    base_lr: float = MISSING
-    init_std: float = MISSING
-    beta1: float = MISSING
-    beta2: float = MISSING
-    eps: float = MISSING
-    weight_decay: float = MISSING
-    grad_clip: float | None = MISSING
+    base_lr: Positive = MISSING
+    init_std: Positive = MISSING
+    beta1: AverageFactor = MISSING
+    beta2: AverageFactor = MISSING
+    eps: Positive = MISSING
+    weight_decay: NotNegative = MISSING
+    grad_clip: Positive | None = MISSING
 
 
 @dataclass
 class ScheduleSection:
     """Optimizer steps: all, of warmup, of final decay."""
 
-    steps: int = MISSING
-    warmup: int = MISSING
-    decay: int = MISSING
+    steps: Count = MISSING
+    warmup: CountOrZero = MISSING
+    decay: CountOrZero = MISSING
 
 
 @dataclass
 class BatchSection:
     """One optimizer step: sequences × tokens."""
 
-    sequences: int = MISSING
-    seq_len: int = MISSING
+    sequences: Count = MISSING
+    seq_len: Count = MISSING
 
 
 @dataclass
 class TokenizerSection:
     """`bpe` trains a small byte-level BPE on the training split, `llama3` is the published one; `path`: one's own."""
 
-    kind: str = MISSING
-    vocab_size: int = MISSING
-    path: str | None = None
+    kind: Name = MISSING
+    vocab_size: Count = MISSING
+    path: Line | None = None
 
 
 @dataclass
 class DataSection:
     """Where text comes from; `path` replaces the named source by a directory of one's own, `files` limits the hub's."""
 
-    name: str = MISSING
-    path: str | None = None
-    text_column: str = "text"
+    name: Name = MISSING
+    path: Line | None = None
+    text_column: Line = "text"
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
-    shard_tokens: int = MISSING
-    val_fraction: float = MISSING
-    files: int | None = None
+    shard_tokens: Count = MISSING
+    val_fraction: Share = MISSING
+    files: Count | None = None
 
 
 @dataclass
 class WidthSection:
     """Width of a model, and what follows from it."""
 
-    d_model: int = MISSING
-    n_heads: int = MISSING
-    mlp_dim: int = MISSING
-    init_std: float = MISSING
+    d_model: Count = MISSING
+    n_heads: Count = MISSING
+    mlp_dim: Count = MISSING
+    init_std: Positive = MISSING
 
 
 @dataclass
@@ -112,38 +151,38 @@ class ProbeSection(WidthSection):
     cosines are read out; null for no read-out. `copies` is the width of Figure 3a's 64 independent stacks.
     """
 
-    depth: int = 1
-    increment_layers: int | None = None
-    vocab_size: int = MISSING
+    depth: Count = 1
+    increment_layers: Count | None = None
+    vocab_size: Count = MISSING
     copies: WidthSection = field(default_factory=WidthSection)
-    depths: list[int] = MISSING
-    seeds: list[int] = MISSING
+    depths: Counts = MISSING
+    seeds: Seeds = MISSING
 
 
 @dataclass
 class TheorySection:
     """A run of kind `theory`: width, whether loop steps share their matrices, and draws."""
 
-    d_model: int = 1024
+    d_model: Count = 1024
     shared: bool = True
-    draws: int = 10
+    draws: Draws = 10
 
 
 @dataclass
 class GridSection:
     """Axes of the sweeps."""
 
-    base_lr: list[float] = MISSING
-    n_loops: list[int] = MISSING
-    seeds: list[int] = MISSING
+    base_lr: Rates = MISSING
+    n_loops: Counts = MISSING
+    seeds: Seeds = MISSING
 
 
 @dataclass
 class ValidationSection:
     """A fixed set of `tokens`, scored every `every` steps and at the end."""
 
-    tokens: int = MISSING
-    every: int = MISSING
+    tokens: Count = MISSING
+    every: Count = MISSING
 
 
 @dataclass
@@ -153,58 +192,58 @@ class ExecutionSection:
     Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` decides it by hand.
     """
 
-    device: str = MISSING
-    micro_batch: int = MISSING
+    device: Annotated[str, one_of(("cpu", "cuda"))] = MISSING
+    micro_batch: Count = MISSING
     compile: bool = MISSING
     recompute: bool | None = None
-    memory_gib: float | None = None
-    threads: int = MISSING
-    log_every: int = MISSING
-    checkpoint_every: int = MISSING
+    memory_gib: Positive | None = None
+    threads: Threads = MISSING
+    log_every: Count = MISSING
+    checkpoint_every: Count = MISSING
 
 
 @dataclass
 class TrackingSection:
     """Where runs are mirrored to, see `sweeper.run.execution.Tracking`."""
 
-    mode: str = MISSING
-    project: str = MISSING
-    entity: str | None = MISSING
-    base_url: str = MISSING
-    init_timeout: float = MISSING
-    finish_timeout: float = MISSING
+    mode: Annotated[str, one_of(MODES)] = MISSING
+    project: Project = MISSING
+    entity: Entity | None = MISSING
+    base_url: Address = MISSING
+    init_timeout: Seconds = MISSING
+    finish_timeout: Seconds = MISSING
 
 
 @dataclass
 class PathsSection:
     """Where runs, sweep manifests and prepared data lie; never part of a record."""
 
-    runs: str = MISSING
-    sweeps: str = MISSING
-    data: str = MISSING
+    runs: Folder = MISSING
+    sweeps: Folder = MISSING
+    data: Folder = MISSING
 
 
 @dataclass
 class Config:
-    """Root of the tree."""
+    """Root of the tree. What sweeps fill other values from comes first, so that a check names the key as typed."""
 
-    kind: str = MISSING
-    preset: str = MISSING
-    panel: str = MISSING
-    experiment: str = MISSING
-    seed: int = MISSING
-    precision: str = MISSING
-    diverged_above: float = MISSING
-    model: ModelSection = field(default_factory=ModelSection)
+    kind: Annotated[str, one_of(KINDS)] = MISSING
+    preset: Name = MISSING
+    panel: Name = MISSING
+    experiment: Name = MISSING
+    seed: Seed = MISSING
+    precision: Annotated[str, one_of(("fp32", "bf16"))] = MISSING
+    diverged_above: Positive = MISSING
+    probe: ProbeSection = field(default_factory=ProbeSection)
+    theory: TheorySection = field(default_factory=TheorySection)
+    grid: GridSection = field(default_factory=GridSection)
     scaling: ScalingSection = field(default_factory=ScalingSection)
+    model: ModelSection = field(default_factory=ModelSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     batch: BatchSection = field(default_factory=BatchSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     data: DataSection = field(default_factory=DataSection)
-    probe: ProbeSection = field(default_factory=ProbeSection)
-    theory: TheorySection = field(default_factory=TheorySection)
-    grid: GridSection = field(default_factory=GridSection)
     execution: ExecutionSection = field(default_factory=ExecutionSection)
     tracking: TrackingSection = field(default_factory=TrackingSection)
     paths: PathsSection = field(default_factory=PathsSection)

@@ -2,7 +2,7 @@
 
 from model import BLOCKS, LOOPS
 from model.config import CHUNK_LOGITS
-from sweeper.run.spec import RunConfig
+from sweeper.run.spec import AnyRun, RunConfig, TheoryConfig
 
 GIB = 2**30
 
@@ -36,3 +36,13 @@ def training_bytes(config: RunConfig, micro_batch: int, *, recompute: bool) -> i
 def needs_recompute(config: RunConfig, micro_batch: int, memory_gib: float | None) -> bool:
     """Whether a step that keeps every activation would exceed the budget; without a budget it never does."""
     return memory_gib is not None and training_bytes(config, micro_batch, recompute=False) > memory_gib * GIB
+
+
+def least_bytes(run: AnyRun, micro_batch: int) -> int:
+    """Memory below which a run cannot do: of a model its training state, and of a training the activations of one
+    recomputed loop step; of the toy model its matrices."""
+    if isinstance(run, TheoryConfig):
+        return 4 * run.d_model**2 * run.n_layers if run.shared else 4 * run.d_model
+    if isinstance(run, RunConfig):
+        return training_bytes(run, micro_batch, recompute=True)
+    return 16 * run.model.n_params

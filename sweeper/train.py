@@ -8,24 +8,20 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from sweeper.config.messages import COMPOSITION_ERRORS, in_one_line, is_hydras
-from sweeper.config.schema import register
+from sweeper.config.messages import composing
+from sweeper.config.schema import CONFIG_DIR, register
 from sweeper.errors import UserError
 
-# Hydra finds plugins in the namespace package `hydra_plugins` on the import path, and nowhere else.
-sys.path.append(str(Path(__file__).parent / "plugins"))
 register()
-
-
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def train(config: DictConfig) -> None:
     """Train the one run that `config` describes, in this process."""
     try:
-        _train_one(config)
-    except (UserError, *COMPOSITION_ERRORS) as error:
+        with composing():
+            _train_one(config)
+    except UserError as error:
         sys.exit(_exit_with(error))  # from here, because Hydra prints a line of its own about errors of a task
 
 
@@ -75,22 +71,15 @@ def main() -> None:
     """Entry point. What the user can put right is one line and exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to us instead of Hydra's own report
     try:
-        train()
-    except (UserError, *COMPOSITION_ERRORS) as error:
+        with composing():
+            train()
+    except UserError as error:
         sys.exit(_exit_with(error))
-    except Exception as error:
-        if not is_hydras(error):
-            raise
-        sys.exit(
-            _exit_with(
-                UserError(f"Hydra cannot read this command line ({error}); look for an override without key or value")
-            )
-        )
 
 
-def _exit_with(error: Exception) -> int:
-    print(f"error: {in_one_line(error)}", file=sys.stderr)
-    return error.exit_status if isinstance(error, UserError) else UserError.exit_status
+def _exit_with(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_status
 
 
 if __name__ == "__main__":

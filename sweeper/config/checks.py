@@ -94,11 +94,16 @@ def check_axis(override: Override) -> None:
     """
     if not override.is_sweep_override() or not override.is_discrete_sweep():
         return
-    values = [str(value) for value in override.sweep_iterator()]
     key = override.get_key_element()
+    values = [panel_name(str(value)) if key == "panel" else str(value) for value in override.sweep_iterator()]
     for rule in (NOT_EMPTY, DISTINCT):
         if not rule.allows(values):
             raise UserError(f"{key}={override.get_value_string()} {rule.text}")
+
+
+def panel_name(option: str) -> str:
+    """The name that records have for an option of the group `panel`: `a` for `lr_transfer/a`, too."""
+    return option.rpartition("/")[2]
 
 
 def check_run(tree: Config) -> None:

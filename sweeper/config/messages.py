@@ -1,8 +1,13 @@
 """Errors of Hydra and OmegaConf as one line for the person at the keyboard."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from sweeper.errors import UserError
 
 # What Hydra and OmegaConf raise about what a user wrote, and YAML about a file in conf/.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -24,7 +29,21 @@ def in_one_line(error: Exception) -> str:
     return " ".join([f"{key}:", *said] if key else said)
 
 
-def is_hydras(error: Exception) -> bool:
+@contextmanager
+def composing() -> Iterator[None]:
+    """Turns whatever Hydra and OmegaConf raise about a command line into a `UserError`."""
+    try:
+        yield
+    except COMPOSITION_ERRORS as error:
+        raise UserError(in_one_line(error)) from error
+    except Exception as error:
+        if not _is_hydras(error):
+            raise
+        text = f"Hydra cannot read this command line ({error}); look for an override without key or value"
+        raise UserError(text) from error
+
+
+def _is_hydras(error: Exception) -> bool:
     """Whether Hydra or OmegaConf raised an error of another kind, as they do for a few senseless overrides (`=5`)."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -4,7 +4,10 @@ Hydra refuses an unknown key and a wrong type. `sweeper.config.checks` reads the
 field can say alone. Values are in `conf/`.
 """
 
+import sys
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from hydra.core.config_store import ConfigStore
@@ -37,6 +40,8 @@ from sweeper.config.rules import (
 from sweeper.run.execution import MODES
 from sweeper.run.spec import KINDS
 
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
+PLUGINS = str(Path(__file__).resolve().parents[1] / "plugins")
 LOOPS, BLOCKS = ("plain",), ("pre_norm",)  # what `model` can build
 RotaryBase = Annotated[float, FINITE, at_least(1), FITS_FLOAT32]
 Draws = Annotated[int, at_least(1), at_most(1_000_000)]  # each has a seed in the run's record
@@ -250,7 +255,21 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema and the resolvers of `conf/` known to Hydra. Idempotent."""
-    ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
-    OmegaConf.register_new_resolver("comma", lambda items: ",".join(str(i) for i in items), replace=True)
+    """Make the plugins, the schema, the panels' short names and the resolvers known to Hydra. Idempotent."""
+    if (
+        PLUGINS not in sys.path
+    ):  # Hydra finds the namespace package `hydra_plugins` on the import path, and nowhere else
+        sys.path.append(PLUGINS)
+    store = ConfigStore.instance().store
+    store(name="schema", node=Config)
+    for name, option in short_names(CONFIG_DIR / "panel").items():
+        store(group="panel", name=name, node={"defaults": [option]}, package="_global_")
+    OmegaConf.register_new_resolver("loopsweep.times", lambda a, b: a * b, replace=True)
+    OmegaConf.register_new_resolver("loopsweep.comma", lambda items: ",".join(map(str, items)), replace=True)
+
+
+def short_names(group: Path) -> dict[str, str]:
+    """The options in the folders of a group by their last part, where no other has it: `a` for `lr_transfer/a`."""
+    options = [f"{file.parent.name}/{file.stem}" for file in sorted(group.glob("*/*.yaml"))]
+    count = Counter(Path(option).name for option in options)
+    return {Path(option).name: option for option in options if count[Path(option).name] == 1}

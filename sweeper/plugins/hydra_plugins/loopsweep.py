@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import MISSING, DictConfig
 
-from sweeper.config.checks import check_axis, check_composed, plugin_options
+from sweeper.config.checks import check_axis, check_composed, panel_name, plugin_options
 from sweeper.config.rules import Rule, at_least, at_most
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
@@ -118,10 +118,11 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         check_composed(self.config)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = {text.partition("=")[0]: set(text.partition("=")[2].split(",")) for text in arguments}
+        given = {text.partition("=")[0]: text.partition("=")[2] for text in arguments}
+        asked = {panel_name(option) for option in given.get("panel", "").split(",")}
         jobs: dict[tuple[str, ...], None] = {}
         for grid in self._grids:
-            if "panel" in given and "panel" in grid and given["panel"].isdisjoint(str(grid["panel"]).split(",")):
+            if "panel" in given and "panel" in grid and asked.isdisjoint(str(grid["panel"]).split(",")):
                 continue
             axes = {key: value for key, value in {**self.params, **grid}.items() if key not in given}
             overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
@@ -131,7 +132,5 @@ class GridSweeper(BasicSweeper):
             jobs |= dict.fromkeys(map(tuple, batch))
         if not jobs:
             known = ",".join(str(grid["panel"]) for grid in self._grids)
-            raise UserError(
-                f"panel={','.join(sorted(given['panel']))} is in no grid of this sweep; its panels: {known}"
-            )
+            raise UserError(f"panel={given['panel']} is in no grid of this sweep; its panels: {known}")
         return self.launcher.launch(list(jobs), initial_job_idx=0)

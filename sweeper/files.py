@@ -67,6 +67,17 @@ def check_writable(name: str, directory: Path, *, probe: bool = True) -> None:
         raise UserError(f"{name} cannot be used ({error.strerror or error}); give another directory") from error
 
 
+def check_writable_file(name: str, file: Path) -> None:
+    """`file` can be written: no directory is in its place, and its own can be made or written to.
+
+    Raises:
+        UserError: if it cannot; see `check_writable`.
+    """
+    if file.is_dir():
+        raise UserError(f"{name} cannot be used (it is a directory); give a file in it")
+    check_writable(name, file.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file's content atomically."""
     with replacing(path) as file:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import count, output_file
+from options import output_file
 
 from model import ModelConfig, ParameterRow, parameter_table
 from model.transformer import LoopedTransformer
+from sweeper.cli.options import count
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sweeper.cli.options import count
 from sweeper.errors import UserError
 from sweeper.files import check_writable, check_writable_file
 
@@ -25,13 +26,6 @@ def directory(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
     Path(text).mkdir(parents=True, exist_ok=True)
     return Path(text)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
-    return int(text)
 
 
 def counts(text: str) -> list[int]:

@@ -26,13 +26,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from options import count, counts, output_file
+from options import counts, output_file
 from peers import GemmFloor, HuggingFace
 from results_page import write_results
 from rich.console import Console
 from rich.table import Table
 
 from model import ModelConfig, parameter_table
+from sweeper.cli.options import count
 from sweeper.config.compose import compose_config
 from sweeper.execution.worker_pool import worker_environment
 from sweeper.hardware import peak_flops

@@ -31,6 +31,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from options import directory
 
 from sweeper.data import open_data, pypi
 from sweeper.data.tokenizer import _LLAMA3_MEMBER, _LLAMA3_PATTERN, llama3
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     of = f"{', '.join(PARTS)}; default: all"
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=of)
-    parser.add_argument("--scratch", type=Path, help="where to put a scratch directory")
+    parser.add_argument("--scratch", type=directory, help="where to put a scratch directory")
     arguments = parser.parse_args()
     target = HERE / "data.json"
     known = json.loads(target.read_text()) if target.exists() else {}
@@ -151,18 +152,19 @@ def kill(scratch: Path) -> dict[str, Any]:
 
 def reading(scratch: Path) -> dict[str, Any]:
     """Milliseconds of a step of `laptop` at N = 1, its shortest: the whole step, making its batch, waiting for it."""
-    from hydra import compose, initialize_config_dir
+    from omegaconf import open_dict
 
+    from sweeper.config.compose import compose_config
     from sweeper.config.resolve import data_spec, resolve
     from sweeper.data import find_data
     from sweeper.records.run_dir import RunDir
-    from sweeper.train import CONFIG_DIR
     from sweeper.training.trainer import Trainer
 
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-        config = compose("config", overrides=["preset=laptop"])
+    config = compose_config(["preset=laptop"])
     manifest = find_data(data_spec(config), ROOT)
     assert manifest is not None, "run `loopsweep data preset=laptop` first"
+    with open_dict(config):
+        del config["hydra"]
     run = resolve(config, manifest.hash)
     data, another = open_data(manifest.hash, ROOT), open_data(manifest.hash, ROOT)
     trainer = Trainer(RunDir(scratch), run.config, run.execution, data)

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from options import output_file
 
 from model import ModelConfig, ParameterRow, parameter_table
 from model.transformer import LoopedTransformer
+from sweeper.cli.options import count
 from sweeper.data import DataSpec, TokenizerSpec, open_data, prepare_data
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution
@@ -129,13 +131,12 @@ def some_text(vocabulary: int) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--d-model", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("results/paper-init/figure3-range.csv"))
+    parser.add_argument("--d-model", type=count, default=128)
+    parser.add_argument("--vocabulary", type=count, default=VOCABULARY)
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--out", type=output_file, default="results/paper-init/figure3-range.csv")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     known = list(csv.DictReader(args.out.open())) if args.out.is_file() else []
     done = {(row["variant"], int(row["d_model"])) for row in known}
     with args.out.open("a", newline="") as file:

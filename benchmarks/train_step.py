@@ -26,13 +26,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
+from options import counts, output_file
 from peers import GemmFloor, HuggingFace
 from results_page import write_results
 from rich.console import Console
 from rich.table import Table
 
 from model import ModelConfig, parameter_table
+from sweeper.cli.options import count
+from sweeper.config.compose import compose_config
 from sweeper.execution.worker_pool import worker_environment
 from sweeper.hardware import peak_flops
 from sweeper.records.provenance import provenance
@@ -42,7 +44,6 @@ from sweeper.run.schedule import Schedule
 from sweeper.run.spec import RunConfig
 from sweeper.training.trainer import Trainer
 
-PRESETS = Path(__file__).parent.parent / "conf" / "preset"
 # Preset, batch, and what differs from the preset's shape; depth is the preset's L_ref.
 SHAPES: dict[str, dict[str, Any]] = {
     "quick": {"preset": "quick"},
@@ -64,19 +65,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     of = f"{', '.join(SHAPES)}; default: quick laptop paper"
     parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], metavar="SHAPE", help=of)
-    parser.add_argument("--loops", default="bar", help="loop counts N; default: the bar's")
-    parser.add_argument("--threads", default="2", help="CPU threads")
-    parser.add_argument("--turns", type=int, default=7, help="times every candidate is measured")
-    parser.add_argument("--candidates", default=",".join(CANDIDATES), help="which to measure")
+    parser.add_argument("--loops", type=counts, help="loop counts N; default: the bar's")
+    parser.add_argument("--threads", type=counts, default=[2], help="CPU threads")
+    parser.add_argument("--turns", type=count, default=7, help="times every candidate is measured")
+    parser.add_argument("--candidates", type=candidates, default=list(CANDIDATES), help="which to measure")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="add the points to this file and rewrite RESULTS.md beside it")
+    parser.add_argument("--json", type=output_file, help="add the points to this file and rewrite RESULTS.md beside it")
     args = parser.parse_args()
     known = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     points: list[tuple[str, dict[str, Any]]] = []
     for name in args.shapes or ["quick", "laptop", "paper"]:
-        for loops in map(int, args.loops.split(",")) if args.loops != "bar" else [BAR_LOOPS.get(name, 8)]:
-            for threads in map(int, args.threads.split(",")):
-                point = measure(name, loops, threads, args.device, args.turns, args.candidates.split(","))
+        for loops in args.loops or [BAR_LOOPS.get(name, 8)]:
+            for threads in args.threads:
+                point = measure(name, loops, threads, args.device, args.turns, args.candidates)
                 points.append((name, point))
                 print_table(points[-1:])
                 key = name if (loops, threads) == (BAR_LOOPS.get(name, 8), 2) else f"{name} N={loops} threads={threads}"
@@ -87,6 +88,13 @@ def main() -> None:
                     args.json.write_text(json.dumps(known, indent=1) + "\n")
                     write_results(args.json.parent)
     print_table(points)
+
+
+def candidates(text: str) -> list[str]:
+    """A comma list of them, as an option."""
+    if unknown := set(text.split(",")) - set(CANDIDATES):
+        raise argparse.ArgumentTypeError(f"{min(unknown)} is unknown; allowed: {', '.join(CANDIDATES)}")
+    return text.split(",")
 
 
 def measure(shape: str, loops: int, threads: int, device: str, turns: int, candidates: list[str]) -> dict[str, Any]:
@@ -208,8 +216,8 @@ def _rows(config: RunConfig) -> np.ndarray:
 def run_config(shape: str, loops: int, device: str) -> RunConfig:
     """The preset's run at its reference depth; the linear rule, fp32 on a CPU."""
     changes = SHAPES[shape]
-    preset = yaml.safe_load((PRESETS / f"{changes['preset']}.yaml").read_text())
-    sizes = {**preset["model"], **preset["batch"], "n_layers": preset["scaling"]["ref_layers"], **changes}
+    preset = compose_config([f"preset={changes['preset']}"])
+    sizes = {**preset.model, **preset.batch, "n_layers": preset.scaling.ref_layers, **changes}
     fields = ("vocab_size", "d_model", "n_heads", "mlp_dim", "n_layers")
     return RunConfig(
         model=ModelConfig(
@@ -220,7 +228,7 @@ def run_config(shape: str, loops: int, device: str) -> RunConfig:
         ),
         table=parameter_table(
             base_lr=1e-4,
-            init_std=preset["optimizer"]["init_std"],
+            init_std=preset.optimizer.init_std,
             eps=1e-8,
             weight_decay=0.1,
             depth_multiplier=1,

@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from sweeper.cli.options import count, positive
 from sweeper.errors import UserError
+from sweeper.files import check_writable, check_writable_file
 
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 GRID_COMMANDS = {
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--sweeps", type=Path, default=Path("sweeps"), help="directory of sweep manifests")
         match name:
             case "watch":
-                command.add_argument("--seconds", type=float, default=10.0, help="between refreshes")
+                command.add_argument("--seconds", type=positive, default=10.0, help="between refreshes")
             case "retry":
                 command.add_argument(
                     "--set", nargs="+", default=[], metavar="OPTION", help="SLURM options to change: mem=128G"
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument("--data", type=Path, default=Path("data"), help="directory of prepared data")
             case "logs":
                 command.add_argument("--run", help="part of a run's name (default: all that need a look)")
-                command.add_argument("--lines", type=int, default=20, help="of each log")
+                command.add_argument("--lines", type=count, default=20, help="of each log")
             case "export":
                 command.add_argument(
                     "--out", type=Path, required=True, help="directory for all tables, or a .parquet file for the cells"
@@ -86,6 +88,9 @@ def _multirun(command: str, overrides: list[str]) -> None:
 def _on_sweep(arguments: argparse.Namespace) -> None:
     from sweeper.cli.commands import SweepCommands, export_mirrored
 
+    if arguments.command == "export":
+        check = check_writable_file if arguments.out.suffix == ".parquet" else check_writable
+        check(f"--out {arguments.out}", arguments.out)
     if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
         command = arguments.made_by or "unknown: read from wandb"
         export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out, command)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,42 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(name: str, directory: Path, *, probe: bool = True) -> None:
+    """`directory` can be made, or be written to where it is there. Leaves nothing behind.
+
+    Args:
+        name: what the user gave it as, such as `paths.runs=here`, for the message.
+        directory: it, or one that is still to be made.
+        probe: try to write; else see no more than that it can be read and that no file is in its place.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    try:
+        ways = (directory.absolute(), *directory.absolute().parents)
+        nearest = next(path for path in ways if path.exists() or path.is_symlink())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a directory")
+        if not os.access(nearest, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{nearest} may not be read")
+        if probe:
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+    except OSError as error:
+        raise UserError(f"{name} cannot be used ({error.strerror or error}); give another directory") from error
+
+
+def check_writable_file(name: str, file: Path) -> None:
+    """`file` can be written: no directory is in its place, and its own can be made or written to.
+
+    Raises:
+        UserError: if it cannot; see `check_writable`.
+    """
+    if file.is_dir():
+        raise UserError(f"{name} cannot be used (it is a directory); give a file in it")
+    check_writable(name, file.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, without asking a driver, and how fast they are."""
+"""Which GPUs this process may use, without asking a driver, how fast they are, and the machine's memory."""
 
 import os
 import re
@@ -13,6 +13,11 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         return [name for name in chosen.split(",") if name]
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_flops(name: str) -> float | None:

@@ -6,33 +6,29 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from sweeper.config.schema import register
+from sweeper.config.messages import composing
+from sweeper.config.schema import CONFIG_DIR, register
 from sweeper.errors import UserError
 
-# Hydra finds plugins in the namespace package `hydra_plugins` on the import path, and nowhere else.
-sys.path.append(str(Path(__file__).parent / "plugins"))
 register()
-
-
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def train(config: DictConfig) -> None:
     """Train the one run that `config` describes, in this process."""
     try:
-        _train_one(config)
-    except (UserError, OmegaConfBaseException) as error:
+        with composing():
+            _train_one(config)
+    except UserError as error:
         sys.exit(_exit_with(error))  # from here, because Hydra prints a line of its own about errors of a task
 
 
 def _train_one(config: DictConfig) -> None:
+    from sweeper.config.checks import check_data, check_machine, check_paths
     from sweeper.config.resolve import data_spec, depth_warning, resolve
-    from sweeper.data import prepare_data
+    from sweeper.data import find_data, prepare_data
     from sweeper.execution.execute_run import execute_run
     from sweeper.records.run_dir import RunDir
     from sweeper.run.outcome import Outcome
@@ -42,7 +38,13 @@ def _train_one(config: DictConfig) -> None:
     run = resolve(config, "unprepared")
     if warning := depth_warning(run.axes):
         print(f"warning: {warning}", file=sys.stderr)
-    run = resolve(config, prepare_data(data_spec(config), roots["data"], print).hash)
+    check_machine(run.config, run.execution)
+    check_paths(config, "runs")
+    if find_data(data_spec(config), roots["data"]) is None:
+        check_paths(config, "data")
+    manifest = prepare_data(data_spec(config), roots["data"], print)
+    check_data(run.config, manifest)
+    run = run.on_data(manifest.hash)
     rundir = RunDir(roots["runs"] / run.config.run_id)
     labels = {"rule": run.axes["rule"], "preset": str(config.preset), "panels": [run.axes["panel"]]}
     rundir.write_config(run.config, run.execution, labels)
@@ -69,21 +71,15 @@ def main() -> None:
     """Entry point. What the user can put right is one line and exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to us instead of Hydra's own report
     try:
-        train()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+        with composing():
+            train()
+    except UserError as error:
         sys.exit(_exit_with(error))
 
 
-def in_one_line(error: Exception) -> str:
-    """What an error of ours, of Hydra's or of OmegaConf's says to the person at the keyboard."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("object_type", "reference_type")))
-
-
-def _exit_with(error: Exception) -> int:
-    print(f"error: {in_one_line(error)}", file=sys.stderr)
-    return error.exit_status if isinstance(error, UserError) else UserError.exit_status
+def _exit_with(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_status
 
 
 if __name__ == "__main__":

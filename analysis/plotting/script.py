@@ -16,6 +16,7 @@ from analysis.plotting import style
 from analysis.records import sources
 from analysis.stats.transfer import FINISHED
 from sweeper.errors import UserError
+from sweeper.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def run(
         add_options(parser)
     try:
         args = parser.parse_args(argv)
+        check_writable(f"--out {args.out}", args.out)
         cells = sources.load_cells(args, script.experiment, script.make_command)
         with style.context():
             drawing = make(args, cells)

@@ -24,6 +24,7 @@ from analysis.report import gallery, tables
 from analysis.report.gallery import Drawing
 from analysis.report.tables import Table
 from sweeper.errors import UserError
+from sweeper.files import check_writable, check_writable_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKER = "<!-- verdicts -->\n"
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.readme is not None:
             write_verdicts(args.readme, args.results)
             return 0
+        check_writable(f"--out {args.out}", args.out)
         places = {f"s{n}": records for n, records in enumerate(find_records(args.runs, args.results), start=1)}
         drawings = gallery.draw_all(places)
         sections = [section(records, key, drawings[key]) for key, records in places.items()]
@@ -118,6 +120,8 @@ def write_verdicts(readme: Path, results: Path) -> None:
     """
     files = {readme: "verdicts.md.j2", readme.parent / RESULTS_PAGE: "claims.md.j2"}
     parts = {file: _around_markers(file) for file in files}
+    for file in files:
+        check_writable_file(f"--readme: {file}", file)
     sections = [section(one, "", []) for one in find_records(None, results)]
     for file, template in files.items():
         before, after = parts[file]

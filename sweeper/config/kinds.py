@@ -1,29 +1,34 @@
 """What each kind of run reads from the configuration: its section, and the resolver that makes a run of it.
 
-Sections have the names of the kinds. Resolvers are named by the rows of `sweeper.run.spec.KINDS`.
+Sections have the names of the kinds. Resolvers are named by the rows of `sweeper.run.spec.KINDS`. A resolver gets
+values that keep the rules of their types. It raises `ValueError`, naming the keys, for values that do not go together.
 """
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from omegaconf import MISSING
 
 from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
+from sweeper.config.rules import Count, Counts, Positive, Seeds, at_least, at_most
 from sweeper.run.schedule import Schedule
 from sweeper.run.spec import ProbeConfig, RunConfig, TheoryConfig
 
 if TYPE_CHECKING:
     from sweeper.config.schema import Config
 
+Draws = Annotated[int, at_least(1), at_most(1_000_000)]  # each has a seed in the run's record
+
 
 @dataclass
 class WidthSection:
     """Width of a model, and what follows from it."""
 
-    d_model: int = MISSING
-    n_heads: int = MISSING
-    mlp_dim: int = MISSING
-    init_std: float = MISSING
+    d_model: Count = MISSING
+    n_heads: Count = MISSING
+    mlp_dim: Count = MISSING
+    init_std: Positive = MISSING
 
 
 @dataclass
@@ -34,21 +39,21 @@ class ProbeSection(WidthSection):
     cosines are read out; null for no read-out. `copies` is the width of Figure 3a's 64 independent stacks.
     """
 
-    depth: int = 1
-    increment_layers: int | None = None
-    vocab_size: int = MISSING
+    depth: Count = 1
+    increment_layers: Count | None = None
+    vocab_size: Count = MISSING
     copies: WidthSection = field(default_factory=WidthSection)
-    depths: list[int] = MISSING
-    seeds: list[int] = MISSING
+    depths: Counts = MISSING
+    seeds: Seeds = MISSING
 
 
 @dataclass
 class TheorySection:
     """A run of kind `theory`: width, whether loop steps share their matrices, and draws."""
 
-    d_model: int = 1024
+    d_model: Count = 1024
     shared: bool = True
-    draws: int = 10
+    draws: Draws = 10
 
 
 @dataclass
@@ -106,6 +111,7 @@ def training(tree: "Config", manifest_hash: str) -> RunConfig:
 
 def probe(tree: "Config", manifest_hash: str) -> ProbeConfig:
     """At initialisation the rules read 1, 1/√k, 1/k, where k counts loops or layers, and every rate is η0."""
+    _check_probe(tree)
     depth = tree.model.n_loops * tree.model.n_layers
     epsilon = residual_scale(_rule(tree), depth, 1, ref_layers=1, multiplier=tree.scaling.multiplier)
     model = _model(tree, epsilon)
@@ -132,3 +138,14 @@ def theory(tree: "Config", manifest_hash: str) -> TheoryConfig:
         shared=tree.theory.shared,
         seeds=tuple(range(tree.seed, tree.seed + tree.theory.draws)),
     )
+
+
+def _check_probe(tree: "Config") -> None:
+    layers, per_increment = tree.model.n_layers, tree.probe.increment_layers
+    if per_increment is not None and layers % per_increment:
+        raise ValueError(f"model.n_layers={layers} is not a multiple of probe.increment_layers={per_increment}")
+    for prefix, width in (("probe", tree.probe), ("probe.copies", tree.probe.copies)):
+        try:
+            ModelConfig(1, width.d_model, width.n_heads, width.mlp_dim, n_layers=1, n_loops=1)
+        except ValueError as error:
+            raise ValueError(re.sub(r"\w+(?=[=/])", rf"{prefix}.\g<0>", str(error))) from error

@@ -1,18 +1,16 @@
-"""From a composed configuration to a run: the checks that types cannot express, and ε and the rates as numbers."""
+"""From a composed configuration to a run: its values checked, ε and the rates as numbers."""
 
-import math
-from dataclasses import dataclass, is_dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from model import RULES
+from sweeper.config.checks import check_residual_scale, check_run, with_keys
 from sweeper.config.schema import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
-from sweeper.run.execution import MODES, Execution, Tracking
+from sweeper.run.execution import Execution, Tracking
 from sweeper.run.spec import KINDS, Run
 
 
@@ -51,12 +49,12 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         UserError: for a value that is missing, unknown or impossible; the message names the key.
     """
     tree: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
-    _refuse_unknown(tree)
-    _check(tree)
+    check_run(tree)
     try:
         run: Run = resolve_name(KINDS[tree.kind].resolver)(tree, manifest_hash)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(with_keys(str(error))) from error
+    check_residual_scale(run.residual_scale)
     axes = {
         "panel": tree.panel,
         "rule": _rule_name(tree),
@@ -81,21 +79,6 @@ def depth_warning(axes: dict[str, Any]) -> str | None:
     )
 
 
-def check_rates(key: str, rates: list[float]) -> None:
-    """A learning-rate axis is positive and strictly increasing.
-
-    Raises:
-        UserError: naming the key and the values.
-    """
-    shown = ", ".join(f"{rate:g}" for rate in rates)
-    if not rates:
-        raise UserError(f"{key} is empty; give at least one learning rate")
-    if not all(math.isfinite(rate) and rate > 0 for rate in rates):
-        raise UserError(f"{key}=[{shown}] has a rate that is not positive")
-    if any(a >= b for a, b in pairwise(rates)):
-        raise UserError(f"{key}=[{shown}] is not strictly increasing")
-
-
 def _rule_name(tree: Config) -> str:
     """Of the rule, or its exponents where they are given instead."""
     given = {"alpha": tree.scaling.alpha, "beta": tree.scaling.beta}
@@ -109,58 +92,3 @@ def _execution(tree: Config, run: Run) -> Execution:
         fields["recompute"] = run.needs_recompute(tree.execution.micro_batch, budget)
     tracking = Tracking(**vars(tree.tracking))
     return Execution(**fields, validate_every=tree.validation.every, tracking=tracking)
-
-
-def _check(tree: Config) -> None:
-    _require_choice("kind", tree.kind, tuple(KINDS))
-    _require_choice("precision", tree.precision, ("fp32", "bf16"))
-    _require_choice("execution.device", tree.execution.device, ("cpu", "cuda"))
-    _require_choice("tracking.mode", tree.tracking.mode, MODES)
-    _require_choice("scaling.rule", tree.scaling.rule, tuple(RULES))
-    for key, value in _positive_values(tree).items():
-        if not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{key}={value} must be positive")
-    if tree.batch.sequences % tree.execution.micro_batch:
-        raise UserError(
-            f"batch.sequences={tree.batch.sequences} is not a multiple of "
-            f"execution.micro_batch={tree.execution.micro_batch}"
-        )
-    if KINDS[tree.kind].reads_data and tree.model.vocab_size < tree.data.tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={tree.model.vocab_size} is smaller than "
-            f"data.tokenizer.vocab_size={tree.data.tokenizer.vocab_size}"
-        )
-
-
-def _positive_values(tree: Config) -> dict[str, float]:
-    sections = {
-        "optimizer": ("base_lr", "init_std", "eps", "grad_clip"),
-        "batch": ("sequences", "seq_len"),
-        "validation": ("tokens", "every"),
-        "execution": ("micro_batch", "memory_gib", "threads", "log_every", "checkpoint_every"),
-        "scaling": ("ref_layers", "multiplier"),
-        "probe": ("increment_layers",),
-        "theory": ("d_model", "draws"),
-        "tracking": ("init_timeout", "finish_timeout"),
-    }
-    values: dict[str, float] = {"diverged_above": tree.diverged_above}
-    for section, keys in sections.items():
-        for key in keys:
-            value = getattr(getattr(tree, section), key)
-            if value is not None:
-                values[f"{section}.{key}"] = value
-    return values
-
-
-def _refuse_unknown(section: Any, prefix: str = "") -> None:
-    """Hydra refuses an unknown key, but not one that is added with `+`."""
-    for key, value in vars(section).items():
-        if key not in (known := type(section).__dataclass_fields__):
-            raise UserError(f"{prefix}{key} is unknown; allowed: {', '.join(known)}")
-        if is_dataclass(value):
-            _refuse_unknown(value, f"{prefix}{key}.")
-
-
-def _require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is unknown; allowed: {', '.join(allowed)}")

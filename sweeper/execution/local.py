@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sweeper.config.resolve import ResolvedRun
 from sweeper.display.sweep_progress import SweepView
-from sweeper.errors import SweepIncomplete, UserError
+from sweeper.errors import SweepIncomplete
 from sweeper.execution.worker_pool import WorkerPool
 from sweeper.grid.build import Roots, compose_grid
 from sweeper.grid.plan import Plan, StepTimes, learned_step_times, print_plan
@@ -43,9 +43,7 @@ def launch_local(
             written; at the end, if runs failed.
     """
     console = Console()
-    if workers is not None and workers < 1:
-        raise UserError(f"hydra.launcher.workers={workers} must be at least 1; null is as many as have room")
-    grid = compose_grid(context, config, jobs, console, prepare=not plan_only)
+    grid = compose_grid(context, config, jobs, console, prepare=not plan_only, here=True)
     first = next(iter(grid.plan.runs.values()))
     slots = default_workers(first) if workers is None else workers
     if plan_only:

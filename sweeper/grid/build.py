@@ -9,10 +9,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sweeper.config.resolve import ResolvedRun, check_rates, data_spec, depth_warning, resolve
-from sweeper.data import DataSpec, find_data
+from sweeper.config.checks import check_data, check_machine, check_paths
+from sweeper.config.resolve import ResolvedRun, data_spec, depth_warning, resolve
+from sweeper.data import DataSpec, Manifest, find_data
 from sweeper.display.data_progress import prepare_in_view
 from sweeper.errors import UserError
+from sweeper.files import check_writable
 from sweeper.grid.compose import check_axes, compose_jobs
 from sweeper.grid.plan import Plan
 from sweeper.records.run_dir import RunDir
@@ -66,23 +68,45 @@ class Grid:
 
 
 def compose_grid(
-    context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]], console: Console, *, prepare: bool
+    context: HydraContext,
+    config: DictConfig,
+    jobs: Sequence[Sequence[str]],
+    console: Console,
+    *,
+    prepare: bool,
+    here: bool = False,
 ) -> Grid:
-    """Compose and check every grid point, whoever carries them out; prepare the data if asked to.
+    """Compose and check every grid point.
+
+    Args:
+        context: of the running Hydra application.
+        config: the multirun's master configuration.
+        jobs: overrides of each grid point.
+        console: where to print.
+        prepare: prepare the data, and make sure that all directories can be written.
+        here: this machine carries out the runs, so that it must be able to.
 
     Raises:
         UserError: for anything in the configuration or the data that the user has to change.
     """
-    check_rates("grid.base_lr", list(config.grid.base_lr))
     check_axes(jobs)
+    check_paths(config, "runs", "sweeps", probe=prepare)
+    check_paths(config, "data", probe=False)  # written only where data is still to be prepared
     roots = Roots(*(Path(str(config.paths[name])) for name in ("runs", "sweeps", "data")))
     points = [(data_spec(job), resolve(job, UNPREPARED)) for job in compose_jobs(context, config, jobs)]
     if not points:
         raise UserError("the grid is empty; give every axis at least one value")
     for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for _, run in points))):
         console.print(f"warning: {warning}", style="yellow", highlight=False)
+    for _, run in points:
+        if here and (prepare or run.execution.device == "cpu"):  # a plan for GPUs needs none
+            check_machine(run.config, run.execution)
     specs = {spec for spec, run in points if run.config.kind.reads_data}
-    hashes = {spec: _manifest_hash(spec, roots.data, console, prepare=prepare) for spec in specs}
+    manifests = {spec: _manifest(spec, roots.data, console, prepare=prepare) for spec in specs}
+    for spec, run in points:
+        if manifest := manifests.get(spec):
+            check_data(run.config, manifest)
+    hashes = {spec: manifest.hash if manifest else UNPREPARED for spec, manifest in manifests.items()}
     resolved = [run.on_data(hashes.get(spec, "")) for spec, run in points]
     plan = _plan(sweep_name(config), config, resolved, roots.runs)
     return Grid(plan, roots, str(config.preset), prepared=UNPREPARED not in hashes.values())
@@ -111,11 +135,13 @@ def sweep_name(config: DictConfig) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", "-".join(parts))
 
 
-def _manifest_hash(spec: DataSpec, root: Path, console: Console, *, prepare: bool) -> str:
+def _manifest(spec: DataSpec, root: Path, console: Console, *, prepare: bool) -> Manifest | None:
+    """Of the prepared data; None if it is not prepared and shall not be."""
     found = find_data(spec, root)
     if found is not None or not prepare:
-        return found.hash if found else UNPREPARED
-    return prepare_in_view(spec, root, console).hash
+        return found
+    check_writable(f"paths.data={root}", root)
+    return prepare_in_view(spec, root, console)
 
 
 def _plan(name: str, config: DictConfig, resolved: Sequence[ResolvedRun], runs: Path) -> Plan:

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sweeper.config.resolve import check_rates
+from sweeper.config.checks import check_rates
 
 
 def compose_jobs(context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]) -> Iterator[DictConfig]:

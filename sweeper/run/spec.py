@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from model import ModelConfig, ParameterRow
 from sweeper.run.flops import attention_flops, training_flops
 from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
-from sweeper.run.memory import needs_recompute
+from sweeper.run.memory import needs_recompute, training_bytes
 from sweeper.run.plain import from_plain, to_plain
 from sweeper.run.schedule import Schedule
 
@@ -95,6 +95,14 @@ class Run:
         """Equal parts that ranks can share the run out in."""
         return 1
 
+    def least_bytes(self, micro_batch: int) -> int:
+        """Memory below which the run cannot do; 0 where nobody has estimated it."""
+        return 0
+
+    def sizes(self, micro_batch: int) -> dict[str, int]:
+        """What `least_bytes` follows from, by key of the configuration."""
+        return {}
+
     def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
         """Whether activations have to be recomputed to stay within a budget; only a training's may be too large."""
         return False
@@ -163,6 +171,16 @@ class ModelRun(Run):
     def attention_flops(self) -> float:
         """6 · T · d · L · N · tokens."""
         return attention_flops(self.model, self.total_tokens, self.seq_len)
+
+    def least_bytes(self, micro_batch: int) -> int:
+        """Weights, gradients and AdamW's moments."""
+        return 16 * self.model.n_params
+
+    def sizes(self, micro_batch: int) -> dict[str, int]:
+        """Of the model and of a forward pass."""
+        names = ("vocab_size", "d_model", "mlp_dim", "n_layers")
+        sizes = {f"model.{name}": getattr(self.model, name) for name in names}
+        return {**sizes, "batch.seq_len": self.seq_len, "execution.micro_batch": micro_batch}
 
 
 @dataclass(frozen=True)
@@ -238,6 +256,10 @@ class RunConfig(ModelRun):
     def n_parallel(self) -> int:
         """Sequences of a batch."""
         return self.batch_sequences
+
+    def least_bytes(self, micro_batch: int) -> int:
+        """With the activations of one recomputed loop step."""
+        return training_bytes(self, micro_batch, recompute=True)
 
     def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
         """See `sweeper.run.memory`."""
@@ -322,6 +344,14 @@ class TheoryConfig(Run):
     def flops(self) -> float:
         """2 · d² a matrix-vector product."""
         return 2.0 * self.d_model**2 * self.applications * len(self.seeds)
+
+    def least_bytes(self, micro_batch: int) -> int:
+        """Its matrices in fp32; those of independent draws are drawn row by row."""
+        return 4 * self.d_model**2 * self.n_layers if self.shared else 4 * self.d_model
+
+    def sizes(self, micro_batch: int) -> dict[str, int]:
+        """Width and layers."""
+        return {"theory.d_model": self.d_model, "model.n_layers": self.n_layers}
 
 
 @dataclass(frozen=True)

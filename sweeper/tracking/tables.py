@@ -1,6 +1,7 @@
 """Records rebuilt from wandb: the tables that `loopsweep export` makes of run directories."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from sweeper.errors import UserError
 from sweeper.records.status import RunStatus, State, finished_status, sweep_rows
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.execution import Tracking
 from sweeper.tracking.mirrored_run import STEP, MirroredRun
 
 if TYPE_CHECKING:
@@ -116,11 +118,8 @@ def from_place(
 
 
 def default_base_url() -> str:
-    """The server that runs are mirrored to unless told otherwise: WANDB_BASE_URL, or conf/config.yaml's."""
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.load(Path(__file__).resolve().parents[2] / "conf" / "config.yaml")
-    return str(config.tracking.base_url)
+    """The server that runs are mirrored to unless told otherwise; conf/config.yaml says the same to Hydra."""
+    return os.environ.get("WANDB_BASE_URL", Tracking.base_url)
 
 
 def _choose(found: Sequence[MirroredRun], name: str | None, experiment: str | None, option: str) -> Sweep:

@@ -4,15 +4,26 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sweeper.config.checks import check_values
+from sweeper.config.messages import in_one_line
+from sweeper.config.rules import NAMED_VALUES, Count, CountOrZero, Line, NotNegative, at_least, at_most, matching
 from sweeper.errors import UserError
 
-TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>\d\d))?(?::(?P<seconds>\d\d))?")
+PREFIX = "hydra.launcher."
+# Minutes, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS. HH:MM is none of them: sbatch reads it as minutes and seconds.
+TIME = r"(?!\d+:\d\d\Z)(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>\d\d))?(?::(?P<seconds>\d\d))?"
+TimeLimit = Annotated[str | int, matching(TIME, "minutes, HH:MM:SS or D-HH:MM:SS")]
+Memory = Annotated[str, matching(r"\d+[KMGTkmgt]?", "megabytes, or a size such as 64G")]
+WarningSeconds = Annotated[int, at_least(1), at_most(65_535)]  # what sbatch takes
 
 
-@dataclass(frozen=True)
+@dataclass
 class SlurmOptions:
     """Resources of one job, and how many to submit. See conf/hydra/launcher/slurm.yaml for what each means.
 
@@ -20,31 +31,27 @@ class SlurmOptions:
         UserError: for a value that makes no sense; the message names the key.
     """
 
-    max_gpu_hours: float
-    yes: bool
-    time: str | int
-    nodes: int
-    gpus_per_node: int
-    cpus_per_gpu: int
-    pack: int
-    array_parallelism: int
-    warning_seconds: int
-    attempts: int
-    setup: tuple[str, ...] = ()
-    srun_args: tuple[str, ...] = ()
-    extra: tuple[tuple[str, Any], ...] = ()
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    mem: str | None = None
+    max_gpu_hours: NotNegative = MISSING
+    yes: bool = MISSING
+    time: TimeLimit = MISSING
+    nodes: Count = MISSING
+    gpus_per_node: CountOrZero = MISSING
+    cpus_per_gpu: Count = MISSING
+    pack: Count = MISSING
+    array_parallelism: Count = MISSING
+    warning_seconds: WarningSeconds = MISSING
+    attempts: Count = MISSING
+    setup: list[Line] = field(default_factory=list)
+    srun_args: list[Line] = field(default_factory=list)
+    extra: Annotated[dict[str, Any], NAMED_VALUES] = field(default_factory=dict)
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    mem: Memory | None = None
 
     def __post_init__(self) -> None:
-        least = {"nodes": 1, "gpus_per_node": 0, "cpus_per_gpu": 1, "pack": 1, "array_parallelism": 1, "attempts": 1}
-        for name, minimum in {**least, "warning_seconds": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
-                raise UserError(f"hydra.launcher.{name}={value!r} must be a whole number of at least {minimum}")
+        check_values(self, PREFIX)
         if self.pack > 1 and self.nodes > 1:
             raise UserError(
                 f"hydra.launcher.pack={self.pack} with nodes={self.nodes}: runs are packed on one node; "
@@ -58,30 +65,25 @@ class SlurmOptions:
 
     @classmethod
     def from_dict(cls, values: Mapping[Any, Any]) -> "SlurmOptions":
-        """From plain values, as Hydra or a submission's record has them."""
-        values = dict(values)
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            known = ", ".join(field.name for field in fields(cls))
-            raise UserError(f"hydra.launcher.{unknown[0]} is unknown; allowed: {known}; sbatch's own go into extra")
-        for name in ("setup", "srun_args"):
-            values[name] = tuple(str(line) for line in values.get(name) or ())
-        extra = values.get("extra") or {}
-        values["extra"] = tuple(sorted(dict(extra).items()))
-        return cls(**values)
+        """From plain values, as a submission's record has them; checked as Hydra checks those of a command line."""
+        launcher = OmegaConf.create({"hydra": {"launcher": OmegaConf.structured(SlurmOptions)}})
+        try:
+            launcher.merge_with({"hydra": {"launcher": dict(values)}})
+            options = OmegaConf.to_object(launcher.hydra.launcher)
+        except OmegaConfBaseException as error:
+            raise UserError(in_one_line(error)) from error
+        assert isinstance(options, SlurmOptions)
+        return options
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; inverse of `from_dict`."""
-        lists = {"setup": list(self.setup), "srun_args": list(self.srun_args)}
-        return {**asdict(self), **lists, "extra": dict(self.extra)}
+        return {field.name: getattr(self, field.name) for field in fields(SlurmOptions)}
 
     @property
     def minutes(self) -> int:
         """The time limit. Accepts minutes, HH:MM:SS, D-HH, D-HH:MM and D-HH:MM:SS, as sbatch does."""
-        text = str(self.time)
-        match = TIME.fullmatch(text)
-        if match is None or (not match["days"] and match["minutes"] and not match["seconds"]):
-            raise UserError(f"hydra.launcher.time={text}: give minutes, HH:MM:SS or D-HH:MM:SS")
+        match = re.fullmatch(TIME, str(self.time))
+        assert match is not None  # checked when the options were made
         days, hours, minutes, seconds = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
         if not match["days"] and not match["minutes"]:
             return hours  # a bare number means minutes
@@ -103,7 +105,7 @@ class SlurmOptions:
         cpus_per_node = self.cpus_per_gpu * max(1, self.gpus_per_node)
         named = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint", "mem")}
         # A rank that fails for good takes the others down, who would wait for it.
-        srun_args = (["--kill-on-bad-exit=1"] if self.ranks > 1 else []) + list(self.srun_args)
+        srun_args = (["--kill-on-bad-exit=1"] if self.ranks > 1 else []) + self.srun_args
         return {
             **{name: value for name, value in named.items() if value is not None},
             "job_name": job_name,
@@ -118,5 +120,5 @@ class SlurmOptions:
             "setup": [*self.setup, f"cd {shlex.quote(code)}", 'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'],
             "srun_args": srun_args,
             "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, **dict(self.extra)},
+            "additional_parameters": {"requeue": True, **self.extra},
         }

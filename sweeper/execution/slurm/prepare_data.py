@@ -77,8 +77,8 @@ def submit_data(spec: DataSpec, root: Path, options: SlurmOptions, console: Cons
     count = min(len(todo), options.array_parallelism, max_array_size)
     shares = [Share(tuple(todo[number::count])) for number in range(count)]
     array = _submit(shares, options, name, folder, code)
-    after = {**dict(options.extra), **({"dependency": f"afterany:{array}"} if array else {})}
-    last = _submit([Rest(spec, root)], replace(options, extra=tuple(after.items())), f"{name}-last", folder, code)
+    after = {**options.extra, **({"dependency": f"afterany:{array}"} if array else {})}
+    last = _submit([Rest(spec, root)], replace(options, extra=after), f"{name}-last", folder, code)
     console.print(
         f"submitted {count} jobs as {array}, and {last} after them; nothing here needs to stay open.\n"
         f"They are done when the same command says that the data is ready; squeue shows them, {folder} has their logs",

@@ -1,54 +1,96 @@
-"""Hydra's view of loopsweep: a launcher that carries out grids, and a sweeper that does not compose them twice.
+"""Hydra's view of loopsweep: launchers that carry out grids, and a sweeper that does not compose them twice.
 
-Hydra accepts plugins only from the namespace package `hydra_plugins`; what they do lives in `sweeper`.
+Hydra accepts plugins only from the namespace package `hydra_plugins`. What they do lives in `sweeper`. The nodes give
+the files in conf/hydra their keys and types.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
+
+from sweeper.config.checks import check_axis, check_composed, panel_name, plugin_options
+from sweeper.config.rules import Rule, at_least, at_most
+from sweeper.errors import UserError
+from sweeper.execution.slurm.options import SlurmOptions
+
+Workers = Annotated[int, at_least(1), at_most(1024)]
+Axes = Annotated[
+    dict[str, Any],
+    Rule(
+        lambda axes: all(isinstance(value, str | int | float | bool | None) for value in axes.values()),
+        "must give each axis one value or a comma list of them, such as {seed: '0,1'}",
+    ),
+]
 
 
-class LocalLauncher(Launcher):
-    """Runs of a grid on this machine (conf/hydra/launcher/local.yaml)."""
+@dataclass
+class LocalNode:
+    """conf/hydra/launcher/local.yaml."""
 
-    def __init__(self, workers: int | None, plan_only: bool) -> None:
-        self._workers, self._plan_only = workers, plan_only
+    _target_: str = MISSING
+    workers: Workers | None = None
+    plan_only: bool = MISSING
+
+
+@dataclass
+class SlurmNode(SlurmOptions):
+    """conf/hydra/launcher/slurm.yaml."""
+
+    _target_: str = MISSING
+    plan_only: bool = MISSING
+
+
+@dataclass
+class GridNode:
+    """conf/hydra/sweeper/grid.yaml."""
+
+    _target_: str = MISSING
+    params: Axes = field(default_factory=dict)
+    grids: list[Axes] = field(default_factory=list)
+
+
+for name, node in {"local_launcher": LocalNode, "slurm_launcher": SlurmNode, "grid_sweeper": GridNode}.items():
+    ConfigStore.instance().store(group="schema", name=name, node=node, provider="loopsweep")
+
+
+class GridLauncher(Launcher):
+    """What both launchers share. They read their options from the configuration, where types and rules are known."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once the master configuration is known."""
         self._context, self._config = hydra_context, config
+
+
+class LocalLauncher(GridLauncher):
+    """Runs of a grid on this machine."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Carry out all jobs; their results are in their run directories, not in the return value."""
         from sweeper.execution.local import launch_local
 
-        launch_local(self._context, self._config, job_overrides, workers=self._workers, plan_only=self._plan_only)
+        options: LocalNode = plugin_options(self._config, "launcher")
+        launch_local(self._context, self._config, job_overrides, workers=options.workers, plan_only=options.plan_only)
         return []
 
 
-class SlurmLauncher(Launcher):
-    """Runs of a grid as jobs of a SLURM cluster (conf/hydra/launcher/slurm.yaml)."""
-
-    def __init__(self, plan_only: bool, **options: Any) -> None:
-        self._plan_only = plan_only
-        self._options = OmegaConf.to_object(OmegaConf.create(options))
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra once the master configuration is known."""
-        self._context, self._config = hydra_context, config
+class SlurmLauncher(GridLauncher):
+    """Runs of a grid as jobs of a SLURM cluster."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Submit all jobs and return; what becomes of them is for `loopsweep status` to say."""
+        """Submit all jobs and return; `loopsweep status` says what becomes of them."""
         from sweeper.execution.slurm.launch import launch_slurm
-        from sweeper.execution.slurm.options import SlurmOptions
 
-        assert isinstance(self._options, dict)
-        options = SlurmOptions.from_dict(self._options)
-        launch_slurm(self._context, self._config, job_overrides, options, plan_only=self._plan_only)
+        options: SlurmNode = plugin_options(self._config, "launcher")
+        launch_slurm(self._context, self._config, job_overrides, options, plan_only=options.plan_only)
         return []
 
 
@@ -61,32 +103,34 @@ class GridSweeper(BasicSweeper):
     Args:
         params: axes of the grid, each a comma list.
         grids: several such grids, one after the other, where the points wanted are not one product of axes.
-        max_batch_size: not used; all jobs go to the launcher at once.
     """
 
-    def __init__(
-        self,
-        max_batch_size: int | None,
-        params: dict[str, str] | None = None,
-        grids: Sequence[Mapping[str, str]] | None = None,
-    ) -> None:
-        super().__init__(max_batch_size, params)
-        self._grids: Sequence[Mapping[str, str]] = grids or [{}]
+    def __init__(self, params: Mapping[str, Any], grids: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(max_batch_size=None, params=dict(params))
+        self._grids: Sequence[Mapping[str, Any]] = grids or [{}]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand the axes and hand all jobs to the launcher at once."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
+        assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
+        check_composed(self.config)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = {text.partition("=")[0]: set(text.partition("=")[2].split(",")) for text in arguments}
+        given = {text.partition("=")[0]: text.partition("=")[2] for text in arguments}
+        asked = {panel_name(option) for option in given.get("panel", "").split(",")}
         jobs: dict[tuple[str, ...], None] = {}
         for grid in self._grids:
-            if "panel" in given and "panel" in grid and given["panel"].isdisjoint(grid["panel"].split(",")):
+            if "panel" in given and "panel" in grid and asked.isdisjoint(str(grid["panel"]).split(",")):
                 continue
-            axes = {key: value for key, value in {**(self.params or {}), **grid}.items() if key not in given}
+            axes = {key: value for key, value in {**self.params, **grid}.items() if key not in given}
             overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
+            for override in overrides:
+                check_axis(override)
             [batch] = self.split_arguments(overrides, max_batch_size=None)
             jobs |= dict.fromkeys(map(tuple, batch))
+        if not jobs:
+            known = ",".join(str(grid["panel"]) for grid in self._grids)
+            raise UserError(f"panel={given['panel']} is in no grid of this sweep; its panels: {known}")
         return self.launcher.launch(list(jobs), initial_job_idx=0)

@@ -49,9 +49,10 @@ def test_data_is_prepared_once_and_a_sweep_finds_it(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.fils=3", "error: Key 'fils' not in 'DataSection'"),
+        ("data.fils=3", "error: data.fils: Key 'fils' not in 'DataSection'"),
+        ("=5", "error: Hydra cannot read this command line"),
         ("preset=none", "error: In 'config': Could not find 'preset/none'"),
-        ("data.shard_tokens=0", "error: data.shard_tokens=0: must be at least 1 token"),
+        ("data.shard_tokens=0", "error: data.shard_tokens=0 must be at least 1"),
         ("data.path=nowhere", "error: data.path=nowhere: not a directory"),
         ("hydra/launcher=slurm", "error: hydra/launcher=slurm, but there is no sbatch on this machine"),
     ],

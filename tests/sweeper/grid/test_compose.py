@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
 import sweeper.train
-from sweeper.config.resolve import check_rates, resolve
+from sweeper.config.checks import check_rates
+from sweeper.config.resolve import resolve
 from sweeper.errors import UserError
 from sweeper.grid.compose import _refers, check_axes, compose_jobs
 from sweeper.grid.plan import GPU_PEAK_FLOPS, GPU_UTILISATION
@@ -172,11 +173,11 @@ def test_every_preset_keeps_the_papers_regime(preset) -> None:
 @pytest.mark.parametrize(
     ("rates", "message"),
     [
-        ([], "x is empty; give at least one learning rate"),
-        ([1e-3, 0.0], r"x=\[0\.001, 0\] has a rate that is not positive"),
-        ([-1e-3], "not positive"),
-        ([math.nan], "not positive"),
-        ([1e-3, math.inf], "not positive"),
+        ([], r"x=\[\] is empty; give at least one value"),
+        ([1e-3, 0.0], r"x=\[0\.001, 0\]: 0 must be positive"),
+        ([-1e-3], "must be positive"),
+        ([math.nan], "must be a finite number"),
+        ([1e-3, math.inf], "must be a finite number"),
         ([1e-3, 1e-3], r"x=\[0\.001, 0\.001\] is not strictly increasing"),
         ([2e-3, 1e-3], "not strictly increasing"),
     ],

@@ -49,7 +49,7 @@ def test_the_default_is_offline_the_tests_preset_off_and_the_server_named(monkey
     ("override", "named"),
     [
         ("tracking.mode=loud", "tracking.mode=loud is unknown; allowed: offline, online, off"),
-        ("tracking.init_timeout=0", "tracking.init_timeout=0.0 must be positive"),
+        ("tracking.init_timeout=0", "tracking.init_timeout=0 must be positive"),
     ],
 )
 def test_what_cannot_be_is_named(override: str, named: str) -> None:

@@ -1,0 +1,59 @@
+"""conf/ as Hydra composes it: short names, nodes, and values that are needed without Hydra."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from sweeper.config.compose import compose_config
+from sweeper.config.schema import CONFIG_DIR, short_names
+from sweeper.tracking.tables import default_base_url
+
+PANELS = sorted((CONFIG_DIR / "panel").rglob("*.yaml"))
+
+
+def composed(*overrides: str) -> Any:
+    GlobalHydra.instance().clear()
+    config = compose_config(overrides)
+    return OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
+    )
+
+
+@pytest.mark.parametrize("file", PANELS, ids=lambda file: file.stem)
+def test_a_panel_is_found_by_its_short_name_which_is_also_its_name_in_records(file: Path) -> None:
+    option = f"{file.parent.name}/{file.stem}"
+    short = composed("preset=smoke", f"panel={file.stem}")
+    assert short == composed("preset=smoke", f"panel={option}")
+    assert short["panel"] == file.stem
+
+
+def test_panels_are_there_and_each_has_a_folder_and_a_name_of_its_own() -> None:
+    assert len(PANELS) == 18
+    assert short_names(CONFIG_DIR / "panel") == {file.stem: f"{file.parent.name}/{file.stem}" for file in PANELS}
+
+
+def test_a_name_in_two_folders_stands_for_neither(tmp_path: Path) -> None:
+    for option in ("one/a", "one/b", "two/a"):
+        (tmp_path / f"{option}.yaml").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{option}.yaml").touch()
+    assert short_names(tmp_path) == {"b": "one/b"}
+
+
+@pytest.mark.parametrize("variable", [None, "http://mine"])
+def test_the_server_is_the_same_with_and_without_hydra(monkeypatch: pytest.MonkeyPatch, variable) -> None:
+    if variable is None:
+        monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    else:
+        monkeypatch.setenv("WANDB_BASE_URL", variable)
+    assert composed("preset=quick")["tracking"]["base_url"] == default_base_url()
+
+
+def test_resolvers_have_the_projects_name_in_front() -> None:
+    assert OmegaConf.has_resolver("loopsweep.times")
+    assert OmegaConf.has_resolver("loopsweep.comma")
+    text = "".join(file.read_text() for file in CONFIG_DIR.rglob("*.yaml"))
+    assert "${times:" not in text
+    assert "${comma:" not in text

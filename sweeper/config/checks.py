@@ -23,9 +23,10 @@ from sweeper.data import Manifest
 from sweeper.errors import UserError
 from sweeper.files import check_writable
 from sweeper.hardware import memory_bytes
+from sweeper.run.base import Run
 from sweeper.run.execution import Execution
 from sweeper.run.memory import GIB
-from sweeper.run.spec import KINDS, Run, RunConfig
+from sweeper.run.spec import KINDS, RunConfig
 
 # Names that messages of `model` use, and the keys that they come from.
 MODEL_KEYS = {field.name: f"model.{field.name}" for field in fields(ModelSection)} | {

@@ -10,8 +10,9 @@ from sweeper.config.checks import check_residual_scale, check_run, with_keys
 from sweeper.config.schema import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
+from sweeper.run.base import Run
 from sweeper.run.execution import Execution, Tracking
-from sweeper.run.spec import KINDS, Run
+from sweeper.run.spec import KINDS
 
 
 @dataclass(frozen=True)

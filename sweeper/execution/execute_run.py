@@ -20,6 +20,7 @@ from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution
 from sweeper.run.outcome import Outcome
 from sweeper.run.progress import Progress, Reporter
+from sweeper.run.spec import KINDS
 from sweeper.run.stop import StopFlag
 from sweeper.tracking.client import mirrored
 from sweeper.training.attempt import Attempt
@@ -95,7 +96,7 @@ def _run(rundir: RunDir, data_root: Path, stop: StopFlag, report: Reporter, rank
         rundir.clear_failure()
         report = _noting_progress(rundir, report)
     attempt = Attempt(rundir, config, execution, stop, report, data_root, rank_info)
-    outcome = resolve_name(config.kind.runner)(attempt)
+    outcome = resolve_name(KINDS[config.KIND].runner)(attempt)
     if outcome is None:
         return Outcome.STOPPED, "stopped; the next submission resumes it"
     if rank_info.rank == 0:

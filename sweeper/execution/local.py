@@ -19,6 +19,7 @@ from sweeper.grid.plan import Plan, StepTimes, learned_step_times, print_plan
 from sweeper.hardware import visible_gpus
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import FINISHED, State, run_status
+from sweeper.run.spec import KINDS
 
 
 def launch_local(
@@ -66,7 +67,7 @@ def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console:
     learned = learned_step_times(plan)
     if learned is not None or not plan.to_run or run.execution.device == "cuda":
         return learned
-    if (timer := run.config.kind.step_timer) is None:
+    if (timer := KINDS[run.config.KIND].step_timer) is None:
         return None
     console.print("timing a few steps on this machine (some 20 seconds, once per shape)")
     times: StepTimes = resolve_name(timer)(run.config, run.execution, workers, runs / "step-times.json")

@@ -20,6 +20,7 @@ from sweeper.grid.plan import Plan
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import run_status
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.spec import KINDS
 from sweeper.tracking.client import mirror_sweep
 
 UNPREPARED = "unprepared"  # stands for the manifest hash while the data does not exist yet
@@ -101,7 +102,7 @@ def compose_grid(
     for _, run in points:
         if here and (prepare or run.execution.device == "cpu"):  # a plan for GPUs needs none
             check_machine(run.config, run.execution)
-    specs = {spec for spec, run in points if run.config.kind.reads_data}
+    specs = {spec for spec, run in points if KINDS[run.config.KIND].reads_data}
     manifests = {spec: _manifest(spec, roots.data, console, prepare=prepare) for spec in specs}
     for spec, run in points:
         if manifest := manifests.get(spec):

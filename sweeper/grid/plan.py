@@ -12,7 +12,7 @@ from sweeper.config.resolve import ResolvedRun
 from sweeper.hardware import PEAK_FLOPS
 from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
-from sweeper.run.spec import Run
+from sweeper.run.base import Run
 
 GPU_NAME, GPU_UTILISATION = "H100", 0.4
 GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]

@@ -24,9 +24,10 @@ import yaml
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json, write_text
 from sweeper.records.provenance import written_by
+from sweeper.run.base import Run
 from sweeper.run.execution import Execution
 from sweeper.run.identity import digest
-from sweeper.run.spec import Run, run_from_dict
+from sweeper.run.spec import run_from_dict
 
 TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
 RESUME = "submit the sweep again, which resumes from the run's checkpoint"

@@ -1,17 +1,13 @@
 """How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
 
-from typing import TYPE_CHECKING
-
 from model import BLOCKS, LOOPS
 from model.config import CHUNK_LOGITS
-
-if TYPE_CHECKING:
-    from sweeper.run.spec import RunConfig
+from sweeper.run.base import ModelRun
 
 GIB = 2**30
 
 
-def training_bytes(config: "RunConfig", micro_batch: int, *, recompute: bool) -> int:
+def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> int:
     """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
 
     Weights, their gradients and AdamW's two moments are fp32, with a bf16 copy of the weights under autocast; the tied
@@ -25,18 +21,18 @@ def training_bytes(config: "RunConfig", micro_batch: int, *, recompute: bool) ->
         micro_batch: sequences in one forward pass.
         recompute: only each loop step's input is kept, and one loop step's activations while it is recomputed.
     """
-    shape = config.model
+    shape, precision = config.model, "bf16" if config.uses_bf16 else "fp32"
     tokens = micro_batch * config.seq_len
-    stack = shape.n_layers * BLOCKS[shape.block].activation_bytes(shape, config.precision)
-    stack += LOOPS[shape.loop].activation_bytes(shape, config.precision)
+    stack = shape.n_layers * BLOCKS[shape.block].activation_bytes(shape, precision)
+    stack += LOOPS[shape.loop].activation_bytes(shape, precision)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
     # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.
-    logits = (6 if config.precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
-    weights = 16 + (2 if config.precision == "bf16" else 0)
+    logits = (6 if precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
+    weights = 16 + (2 if precision == "bf16" else 0)
     return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
 
 
-def needs_recompute(config: "RunConfig", micro_batch: int, memory_gib: float | None) -> bool:
+def needs_recompute(config: ModelRun, micro_batch: int, memory_gib: float | None) -> bool:
     """Whether a step that keeps every activation would exceed the budget; without a budget it never does."""
     return memory_gib is not None and training_bytes(config, micro_batch, recompute=False) > memory_gib * GIB

@@ -1,186 +1,15 @@
-"""One resolved run, of any kind: what determines its result, and the identity that follows from it.
-
-`KINDS`, at the end, is the table of all kinds.
-"""
+"""The kinds of runs: what determines the result of each, and the table of all of them, `KINDS`, at the end."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from model import ModelConfig, ParameterRow
-from sweeper.run.flops import attention_flops, training_flops
-from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
+from sweeper.run.base import ModelRun, Run
+from sweeper.run.identity import format_rate
 from sweeper.run.memory import needs_recompute, training_bytes
-from sweeper.run.plain import from_plain, to_plain
 from sweeper.run.schedule import Schedule
 
 PRECISIONS = ("fp32", "bf16")
-
-
-class Run:
-    """What runs of every kind have in common: a name, and plain values to write down and read back.
-
-    A kind is a frozen dataclass below this class: its fields determine the result, and nothing else does.
-    The scaling rule's name, paths, launcher, device and worker counts are in no run on purpose: two runs that
-    compute the same are the same run. At N = 1 and m_L = 1 the sqrt and linear rules meet here.
-    """
-
-    KIND: ClassVar[str]
-
-    if TYPE_CHECKING:  # Some kinds have fields of these names. A property would take the place of the field.
-
-        @property
-        def steps(self) -> int:
-            """Steps in which the run's progress is counted."""
-
-        @property
-        def d_model(self) -> int:
-            """Width of the residual stream."""
-
-        @property
-        def residual_scale(self) -> float:
-            """ε."""
-
-    @property
-    def kind(self) -> "RunKind":
-        """The row of `KINDS`."""
-        return KINDS[self.KIND]
-
-    @property
-    def run_id(self) -> str:
-        """Readable head, then a hash of every field."""
-        return run_id(self.head, self.to_dict())
-
-    @property
-    def name(self) -> str:
-        """What a person looks for in an id."""
-        raise NotImplementedError
-
-    @property
-    def head(self) -> str:
-        """The readable part of the id: the kind, then the name."""
-        return f"{self.KIND}-{self.name}"
-
-    @property
-    def label(self) -> str:
-        """What tells the run from the others of its panel, for people."""
-        return self.head
-
-    @property
-    def applications(self) -> int:
-        """Blocks that a token passes through: L · N."""
-        raise NotImplementedError
-
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of the run, attention left out."""
-        raise NotImplementedError
-
-    @property
-    def attention_flops(self) -> float:
-        """Floating-point operations of the run's attention."""
-        return 0.0
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens of text that one optimizer step reads; 0 for a run that reads none."""
-        return 0
-
-    @property
-    def uses_bf16(self) -> bool:
-        """Whether the matrix products are bf16, so that a GPU's bf16 peak is their bound."""
-        return False
-
-    @property
-    def n_parallel(self) -> int:
-        """Equal parts that ranks can share the run out in."""
-        return 1
-
-    def least_bytes(self, micro_batch: int) -> int:
-        """Memory below which the run cannot do; 0 where nobody has estimated it."""
-        return 0
-
-    def sizes(self, micro_batch: int) -> dict[str, int]:
-        """What `least_bytes` follows from, by key of the configuration."""
-        return {}
-
-    def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
-        """Whether activations have to be recomputed to stay within a budget; only a training's may be too large."""
-        return False
-
-    def on_data(self, manifest_hash: str) -> Self:
-        """The same run on other data; a run that reads none stays as it is."""
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in config.yaml and as they are hashed."""
-        return {"schema": SCHEMA_VERSION, "kind": self.KIND, **to_plain(self)}
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ValueError: for another schema, and for fields or values that this version does not know.
-        """
-        if (schema := record.get("schema")) != SCHEMA_VERSION:
-            raise ValueError(f"it has schema {schema!r}, this version reads {SCHEMA_VERSION}")
-        restored: Self = from_plain(cls, {key: value for key, value in record.items() if key not in ("schema", "kind")})
-        return restored
-
-
-class ModelRun(Run):
-    """A run of the looped Transformer itself: what follows from its shape and its tokens."""
-
-    model: ModelConfig
-    table: tuple[ParameterRow, ...]
-    betas: tuple[float, float]
-    seq_len: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Layers, loops and base rate."""
-        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of the whole run."""
-        raise NotImplementedError
-
-    @property
-    def d_model(self) -> int:
-        """Of the model."""
-        return self.model.d_model
-
-    @property
-    def residual_scale(self) -> float:
-        """ε."""
-        return self.model.residual_scale
-
-    @property
-    def applications(self) -> int:
-        """Blocks that a token passes through: L · N."""
-        return self.model.n_layers * self.model.n_loops
-
-    @property
-    def flops(self) -> float:
-        """6 · (P_block · L · N + P_head) · tokens."""
-        return training_flops(self.model, self.total_tokens)
-
-    @property
-    def attention_flops(self) -> float:
-        """6 · T · d · L · N · tokens."""
-        return attention_flops(self.model, self.total_tokens, self.seq_len)
-
-    def least_bytes(self, micro_batch: int) -> int:
-        """Weights, gradients and AdamW's moments."""
-        return 16 * self.model.n_params
-
-    def sizes(self, micro_batch: int) -> dict[str, int]:
-        """Of the model and of a forward pass."""
-        names = ("vocab_size", "d_model", "mlp_dim", "n_layers")
-        sizes = {f"model.{name}": getattr(self.model, name) for name in names}
-        return {**sizes, "batch.seq_len": self.seq_len, "execution.micro_batch": micro_batch}
 
 
 @dataclass(frozen=True)
@@ -369,7 +198,7 @@ class RunKind:
 
     Attributes:
         spec: what determines the result.
-        resolver: makes a `spec` of a checked configuration (a `sweeper.config.kinds.Config`) and the hash of its data.
+        resolver: makes a `spec` of a checked configuration (a `sweeper.config.schema.Config`) and the hash of its data.
         runner: executes a `sweeper.training.attempt.Attempt`. It returns the measured part of the result, or None if it
             was told to stop.
         reads_data: it reads prepared text, which a sweep prepares first.

@@ -22,8 +22,8 @@ from sweeper.errors import UserError
 from sweeper.hardware import peak_flops
 from sweeper.records.redact import redact
 from sweeper.records.run_dir import RunDir
+from sweeper.run.base import Run
 from sweeper.run.execution import Execution, Tracking
-from sweeper.run.spec import Run
 
 if TYPE_CHECKING:
     from sweeper.run.progress import Progress

@@ -13,8 +13,8 @@ from typing import Any
 import wandb
 
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.base import Run
 from sweeper.run.execution import Tracking
-from sweeper.run.spec import Run
 from sweeper.tracking.mirrored_run import STEP
 from sweeper.tracking.offline import is_ended
 

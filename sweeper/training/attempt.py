@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from sweeper.records.run_dir import RunDir
+from sweeper.run.base import Run
 from sweeper.run.execution import Execution
 from sweeper.run.progress import Reporter
-from sweeper.run.spec import Run
 from sweeper.run.stop import StopFlag
 from sweeper.training.distributed import RankInfo
 

@@ -23,9 +23,10 @@ from sweeper.errors import UserError
 from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.records.metrics import MetricsFile
 from sweeper.records.run_dir import RunDir
+from sweeper.run.base import ModelRun
 from sweeper.run.execution import Execution
 from sweeper.run.progress import Progress, Reporter
-from sweeper.run.spec import ModelRun, RunConfig
+from sweeper.run.spec import RunConfig
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
 from sweeper.training.distributed import ALONE, Ranks

@@ -13,8 +13,8 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.records.run_dir import RunDir
+from sweeper.run.base import Run
 from sweeper.run.identity import run_id
-from sweeper.run.spec import Run
 
 ROWS = [{"step": step, "loss": 5.0 - step} for step in range(1, 5)]
 

@@ -25,9 +25,10 @@ from sweeper.records.metrics import MetricsFile
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, run_status, sweep_table
 from sweeper.records.sweep_manifest import Sweep
+from sweeper.run.base import Run
 from sweeper.run.outcome import Outcome
 from sweeper.run.progress import Progress
-from sweeper.run.spec import KINDS, Run, RunKind, run_from_dict
+from sweeper.run.spec import KINDS, RunKind, run_from_dict
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
 from sweeper.training.trainer import Stopwatch, outcome

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from model import ModelConfig, parameter_table, residual_scale
+from sweeper.run.identity import format_rate
 from sweeper.run.schedule import Schedule
-from sweeper.run.spec import RunConfig, format_rate
+from sweeper.run.spec import RunConfig
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

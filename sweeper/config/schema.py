@@ -13,7 +13,7 @@ from typing import Annotated
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from model import RULES
+from model import BLOCKS, LOOPS, RULES
 from sweeper.config.rules import (
     FINITE,
     FITS_FLOAT32,
@@ -42,7 +42,6 @@ from sweeper.run.spec import KINDS
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = str(Path(__file__).resolve().parents[1] / "plugins")
-LOOPS, BLOCKS = ("plain",), ("pre_norm",)  # what `model` can build
 RotaryBase = Annotated[float, FINITE, at_least(1), FITS_FLOAT32]
 Draws = Annotated[int, at_least(1), at_most(1_000_000)]  # each has a seed in the run's record
 Threads = Annotated[int, at_least(1), at_most(1024)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from model import BLOCKS, LOOPS
 from sweeper.cli.data_command import prepare
 from sweeper.config.checks import check_data
 from sweeper.errors import UserError
@@ -43,8 +44,8 @@ CASES = {
     "unknown rule": (["scaling.rule=cubic"], "scaling.rule=cubic is unknown; allowed: none, sqrt, linear"),
     "unknown precision": (["precision=fp8"], "precision=fp8 is unknown; allowed: fp32, bf16"),
     "unknown device": (["execution.device=tpu"], "execution.device=tpu"),
-    "unknown loop": (["model.loop=foo"], "model.loop=foo is unknown; allowed: plain"),
-    "unknown block": (["model.block=foo"], "model.block=foo is unknown; allowed: pre_norm"),
+    "unknown loop": (["model.loop=foo"], f"model.loop=foo is unknown; allowed: {', '.join(LOOPS)}"),
+    "unknown block": (["model.block=foo"], f"model.block=foo is unknown; allowed: {', '.join(BLOCKS)}"),
     "no name": (["experiment="], "experiment='' must be a name"),
     "a long name": ([f"experiment={LONG}"], "must be a name of at most 64"),
     "project": (["tracking.project=a/b"], "tracking.project=a/b must be a wandb project"),

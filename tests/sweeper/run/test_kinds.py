@@ -92,7 +92,7 @@ def sums(sum_kind: RunKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     grids: list[Grid] = []
 
     def launch(context: Any, config: Any, jobs: Any, **_: Any) -> None:
-        grids.append(compose_grid(context, config, jobs, Console(), prepare=True))
+        grids.append(compose_grid(context, config, jobs, Console(), prepare=True, here=True))
 
     def compose(*overrides: str) -> Grid:
         paths = [f"paths.{name}={tmp_path / name}" for name in ("runs", "sweeps", "data")]

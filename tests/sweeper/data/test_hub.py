@@ -151,3 +151,5 @@ def test_the_pinned_files_are_the_fourteen_of_one_revision() -> None:
     assert len(hub.REVISION) == 40
     assert hub.chosen(None) == hub.FILES
     assert hub.chosen(2) == hub.FILES[:2]
+    with pytest.raises(UserError, match=r"data\.files=15 must be at most 14"):
+        hub.chosen(15)

@@ -4,7 +4,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.text import Text
 
@@ -180,8 +179,13 @@ def _newest(sweeps: Path) -> Path:
 
 
 def _options(changes: Sequence[str]) -> dict[str, object]:
-    pairs = [change.partition("=") for change in changes]
-    for key, separator, _ in pairs:
-        if not separator:
-            raise UserError(f"--set {key}: give key=value, such as time=2-00:00:00")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    """Options by name, read as Hydra reads those of a command line: YAML takes 24:00:00 for a number."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from sweeper.config.messages import composing
+
+    for change in changes:
+        if "=" not in change:
+            raise UserError(f"--set {change}: give key=value, such as time=2-00:00:00")
+    with composing():
+        return {option.key_or_group: option.value() for option in OverridesParser.create().parse_overrides([*changes])}

@@ -1,10 +1,13 @@
 """A command's options are checked before it reads or writes anything."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from sweeper.__main__ import main
+from sweeper.cli.commands import _options
+from sweeper.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,24 @@ def test_an_export_that_cannot_be_written_is_named_before_anything_is_read(
     told = capsys.readouterr().err
     assert told.startswith(f"error: --out {tmp_path}/file/{name} cannot be used ({tmp_path}/file is not a directory)")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("time=24:00:00", {"time": "24:00:00"}),
+        ("time=90", {"time": 90}),
+        ("mem=128G", {"mem": "128G"}),
+        ("setup=[module load cuda]", {"setup": ["module load cuda"]}),
+        ("extra={exclude:node7}", {"extra": {"exclude": "node7"}}),
+        ("partition=null", {"partition": None}),
+    ],
+)
+def test_a_changed_option_is_read_as_on_hydras_command_line(change: str, value: dict[str, object]) -> None:
+    assert _options([change]) == value
+
+
+@pytest.mark.parametrize("change", ["time", "time=[1,"])
+def test_a_change_that_cannot_be_read_is_named(change: str) -> None:
+    with pytest.raises(UserError, match=re.escape(change)):
+        _options([change])

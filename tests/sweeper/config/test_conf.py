@@ -7,8 +7,11 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from sweeper.config.checks import plugin_options
 from sweeper.config.compose import compose_config
 from sweeper.config.schema import CONFIG_DIR, short_names
+from sweeper.errors import UserError
+from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.tracking.tables import default_base_url
 
 PANELS = sorted((CONFIG_DIR / "panel").rglob("*.yaml"))
@@ -57,3 +60,40 @@ def test_resolvers_have_the_projects_name_in_front() -> None:
     text = "".join(file.read_text() for file in CONFIG_DIR.rglob("*.yaml"))
     assert "${times:" not in text
     assert "${comma:" not in text
+
+
+def launcher_of(tmp_path: Path, site: str) -> Any:
+    """The options of SLURM's launcher with conf/site/mine.yaml."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mine.yaml").write_text(site)
+    GlobalHydra.instance().clear()
+    overrides = ["hydra/launcher=slurm", "site@hydra.launcher=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+    return plugin_options(compose_config(overrides), "launcher")
+
+
+def test_a_site_changes_the_options_that_it_names(tmp_path: Path) -> None:
+    site = 'partition: gpu\ntime: "2-00:00:00"\nsetup: [module load cuda]\nextra: {exclude: "node[07-08]"}\nmem: 64G\n'
+    options = launcher_of(tmp_path, site)
+    assert isinstance(options, SlurmOptions)
+    assert (options.partition, options.minutes, options.setup) == ("gpu", 2880, ["module load cuda"])
+    assert (options.extra, options.mem, options.nodes) == ({"exclude": "node[07-08]"}, "64G", 1)
+    assert SlurmOptions.from_dict(options.to_dict()) == SlurmOptions(**options.to_dict())
+    assert set(options.to_dict()).isdisjoint({"_target_", "plan_only"})
+
+
+@pytest.mark.parametrize(
+    ("site", "named"),
+    [
+        ("partitoin: gpu\n", "partitoin"),
+        ("cpus_per_gpu: many\n", "cpus_per_gpu"),
+        ("setup: module load cuda\n", "setup"),
+        ("nodes: 0\n", "hydra.launcher.nodes=0 must be at least 1"),
+        ("extra: {exclude: [a, b]}\n", "hydra.launcher.extra={exclude: [a, b]} must be options of sbatch by name"),
+        ("mem: [\n", "mine.yaml"),
+    ],
+)
+def test_a_wrong_site_is_one_line_that_names_the_key(tmp_path: Path, site: str, named: str) -> None:
+    with pytest.raises(UserError) as refused:
+        launcher_of(tmp_path, site)
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -89,5 +89,5 @@ def test_other_errors_of_the_disk_are_not_taken_for_a_full_one(tmp_path: Path) -
 def test_a_missing_file_is_none_and_a_broken_one_an_error_that_names_it(tmp_path: Path) -> None:
     assert read_json(tmp_path / "x.json") is None
     (tmp_path / "x.json").write_text('{"a": ')
-    with pytest.raises(UserError, match=r"x\.json is not JSON .*; delete it"):
+    with pytest.raises(UserError, match=r"x\.json is not JSON .*; remove this one file"):
         read_json(tmp_path / "x.json")

@@ -55,6 +55,8 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
         run: Run = resolve_name(KINDS[tree.kind].resolver)(tree, manifest_hash)
     except ValueError as error:
         raise UserError(with_keys(str(error))) from error
+    except OverflowError as error:  # of a power in ε
+        raise UserError("scaling: residual_scale overflows; choose another scaling.alpha or scaling.beta") from error
     check_residual_scale(run.residual_scale)
     axes = {
         "panel": tree.panel,

@@ -66,6 +66,16 @@ CASES = {
     "rotary base": (["model.rope_theta=-1"], "model.rope_theta=-1 must be at least 1"),
     "exponent": (["scaling.alpha=-1000", "model.n_loops=8"], "scaling.alpha=-1000 must be at least -16"),
     "epsilon overflows": (["scaling.alpha=-16", "model.n_loops=1000000"], "scaling: residual_scale=1e+96 must be"),
+    "epsilon of a probe overflows": (
+        [
+            "+sweep=init_probe",
+            "panel=fig2a",
+            "scaling.alpha=-16",
+            f"model.n_loops={10**18}",
+            f"model.n_layers={10**18}",
+        ],
+        "scaling: residual_scale overflows; choose another scaling.alpha",
+    ),
     "no memory": (["execution.memory_gib=0"], "execution.memory_gib=0 must be positive"),
     "threads": (["execution.threads=1000000"], "execution.threads=1000000 must be at most 1024"),
     "a timeout of years": (["tracking.init_timeout=1e300"], "tracking.init_timeout=1e+300 must be at most 86400"),

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import parameter_table
+from model.initialization import initialize_
+from model.transformer import LoopedTransformer
 from sweeper.errors import UserError
 from sweeper.execution.execute_run import execute_run
 from sweeper.records.run_dir import RunDir
@@ -221,10 +223,21 @@ def test_a_run_that_died_after_its_last_checkpoint_has_its_readouts(runs, run_co
     assert rundir.readouts() == readouts
 
 
-def test_a_seed_changes_both_the_weights_and_the_order_of_the_data(runs, run_config, execution, run_data) -> None:
-    a, b = (Trainer(RunDir(runs.root), replace(run_config, seed=s), execution, run_data) for s in (0, 1))
-    assert not torch.equal(a.model.embedding.weight, b.model.embedding.weight)
-    assert not np.array_equal(run_data.sequences(0, 4, 32, 0), run_data.sequences(0, 4, 32, 1))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_seed_sets_the_weights_and_the_order_of_the_data(runs, run_config, execution, run_data, seed) -> None:
+    """What the model is given at each step: the rows of the run's own seed, and no other seed's."""
+    trainer = Trainer(RunDir(runs.root), replace(run_config, seed=seed), execution, run_data)
+    expected = LoopedTransformer(run_config.model)
+    initialize_(expected, run_config.table, seed)
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, expected.get_parameter(name)), name
+    seen: list[torch.Tensor] = []
+    trainer.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    for _ in range(3):
+        trainer.train_step()
+    rows = [run_data.sequences(0, 12, 32, of_seed)[:, :-1] for of_seed in (seed, seed + 1)]
+    assert np.array_equal(torch.cat(seen), rows[0])
+    assert not np.array_equal(rows[0], rows[1])
 
 
 @pytest.mark.parametrize(

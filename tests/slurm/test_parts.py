@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.status import cluster_status
 from sweeper.execution.slurm.submission import new_submission, submissions
-from sweeper.records.lock import RunLock, RunLocked
+from sweeper.records.lock import POLL_SECONDS, STALE_SECONDS, RunLock, RunLocked, read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State
 from sweeper.run.outcome import Outcome
@@ -152,22 +154,42 @@ def test_ranks_share_out_the_batch_in_order(sequences: int, size: int) -> None:
     assert [i for first, count in parts for i in batch[first : first + count]] == batch
 
 
-def test_job_waits_for_its_former_self_elsewhere_and_for_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that locks waited, on a clock that only their waiting moves."""
+    slept: list[float] = []
+    began = time.time()
+    clock = SimpleNamespace(time=lambda: began + sum(slept), sleep=slept.append)
+    monkeypatch.setattr("sweeper.records.lock.time", clock)
+    return slept
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Path:
+    """The lock of job 12, whose process on another machine has just shown that it lives."""
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"machine": "elsewhere/0/0", "pid": 1, "process_start": "1", "token": "t", "job": "12"}))
+    return path
+
+
+def test_a_requeued_job_waits_until_its_previous_attempt_is_silent(
+    cut_off: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.records.lock.STALE_SECONDS", 0.5)
-    monkeypatch.setattr("sweeper.records.lock.POLL_SECONDS", 0.02)
-    path, owner = tmp_path / "lock", {"machine": "elsewhere/0/0", "pid": 1, "process_start": "1", "token": "t"}
-    for job, waits in (("12", True), ("13", False)):
-        path.write_text(json.dumps({**owner, "job": "12"}))
-        monkeypatch.setenv("SLURM_JOB_ID", job)
-        began = time.monotonic()
-        if waits:
-            with RunLock(path, StopFlag()):
-                assert time.monotonic() - began > 0.4, "taken from an owner whose heart still beat"
-        else:
-            with pytest.raises(RunLocked, match="elsewhere"), RunLock(path, StopFlag()):
-                pass
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with RunLock(cut_off, StopFlag()):
+        owner = read_owner(cut_off)
+    assert owner is not None
+    assert owner["pid"] == os.getpid()
+    assert STALE_SECONDS - 1 < sum(slept) <= STALE_SECONDS + POLL_SECONDS  # the file's time has its own rounding
+
+
+def test_another_job_does_not_wait_for_a_live_owner(
+    cut_off: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "13")
+    with pytest.raises(RunLocked, match="elsewhere"), RunLock(cut_off, StopFlag()):
+        pass
+    assert slept == []
 
 
 def test_same_code_is_the_same_snapshot(tmp_path: Path) -> None:

@@ -201,14 +201,15 @@ def test_recomputation_can_be_decided_by_hand(by_hand) -> None:
     assert [run.execution.recompute for run in budgets] == [by_hand == "true"] * 2
 
 
+@pytest.fixture(scope="module")
+def probes() -> dict[tuple[str, int, int], Any]:
+    """The paper's, by panel, depth and seed."""
+    runs = capture("+sweep=init_probe", "preset=paper").runs()
+    return {(run.axes["panel"], run.config.applications, run.config.seed): run.config for run in runs}
+
+
 class TestProbes:
     """Figures 2 to 4: no text, no schedule, the same rate for every tensor, rules that count loops or layers alike."""
-
-    @pytest.fixture(scope="class")
-    def probes(self):
-        """The paper's, by panel, depth and seed."""
-        runs = capture("+sweep=init_probe", "preset=paper").runs()
-        return {(run.axes["panel"], run.config.applications, run.config.seed): run.config for run in runs}
 
     def test_the_rules_read_one_over_k_whether_k_counts_loops_or_layers(self, probes) -> None:
         exponents = {"a": 0, "b": 0.5, "c": 1, "d": 0, "e": 0.5, "f": 1}

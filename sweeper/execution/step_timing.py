@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+from sweeper.errors import UserError
 from sweeper.execution.worker_pool import worker_environment
 from sweeper.files import read_json, write_json
 from sweeper.grid.plan import StepTimes
@@ -30,16 +31,21 @@ def measured_step_times(run: RunConfig, execution: Execution, workers: int, cach
     """Step times of the run's shape with `workers` processes side by side; measured once per machine and shape.
 
     Args:
-        run: any run of the sweep; its depth, loops, rate and seed do not matter.
+        run: any run of the sweep; its depth, loops, ε, rate and seed do not matter.
         execution: of the sweep.
         workers: processes to time together.
         cache: JSON file of earlier measurements.
+
+    Raises:
+        UserError: if a timing process fails.
     """
-    config = replace(run, model=replace(run.model, n_layers=1, n_loops=1))
+    config = replace(run, model=replace(run.model, n_layers=1, n_loops=1, residual_scale=1.0))
     request = json.dumps({"run": config.to_dict(), "execution": asdict(execution)})
     shape = [
         asdict(config.model),
         config.batch_sequences,
+        config.seq_len,
+        config.precision,
         asdict(execution),
         workers,
         provenance()["processor"],
@@ -57,8 +63,13 @@ def measured_step_times(run: RunConfig, execution: Execution, workers: int, cach
             assert child.stdin is not None
             child.stdin.write(request)
             child.stdin.close()
-        outputs = [json.loads(child.stdout.read()) for child in children if child.stdout is not None]
-        known[key] = [pair for output in outputs for pair in output]
+        outputs = [child.stdout.read() for child in children if child.stdout is not None]
+        if failed := [child.returncode for child in children if child.wait()]:
+            raise UserError(
+                f"timing a few steps failed: a process ended with status {failed[0]}; "
+                "try fewer processes, hydra.launcher.workers=1"
+            )
+        known[key] = [pair for output in outputs for pair in json.loads(output)]
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_json(cache, known)
     return StepTimes([(applications, seconds) for applications, seconds in known[key]])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -119,6 +119,7 @@ def saved_plan(sweep: Sweep, run_ids: Sequence[str], runs: Path) -> Plan:
     Raises:
         UserError: if a run's directory is not what it was.
     """
+    sweep = replace(sweep, cells=tuple(cell for cell in sweep.cells if cell["run_id"] in run_ids))
     axes = {cell["run_id"]: cell for cell in sweep.cells}
     resolved = {run_id: ResolvedRun(*RunDir(runs / run_id).load(), axes[run_id]) for run_id in run_ids}
     return Plan(sweep, resolved, {run_id: run_status(runs / run_id) for run_id in run_ids})

@@ -15,10 +15,9 @@ from rich.console import Console
 from sweeper.data import DataSpec, Progress, prepare_data
 from sweeper.data.prepare import naming_a_full_disk, tokenize_tasks, with_absolute_paths
 from sweeper.data.task_pool import Task, run_tasks
-from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.snapshot import take_snapshot
-from sweeper.execution.slurm.submission import require_slurm
+from sweeper.execution.slurm.submission import refusals_in_one_line, require_slurm
 
 
 class _Requeued:
@@ -90,19 +89,13 @@ def submit_data(spec: DataSpec, root: Path, options: SlurmOptions, console: Cons
 def _submit(tasks: Sequence[Share | Rest], options: SlurmOptions, name: str, folder: Path, code: Path) -> str | None:
     """Id of the submitted job array; None if there is nothing to do."""
     import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if not tasks:
         return None
     executor = submitit.SlurmExecutor(folder=folder)
     executor.update_parameters(**options.sbatch_parameters(name, str(code)))
-    try:
+    with refusals_in_one_line():
         jobs = executor.submit_array(tasks)
-    except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            f"sbatch refused: {lines[-1]}; check partition, account and limits in conf/site, or hydra.launcher.*"
-        ) from error
     return str(jobs[0].job_id).split("_")[0]
 
 

@@ -9,6 +9,7 @@ A job array is named after its submission, so a crash between sbatch and the rec
 the queue still tells whose it is.
 """
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,6 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
         UserError: if sbatch refuses; arrays submitted before stay submitted and are on record.
     """
     import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     from sweeper.execution.slurm.job import SlurmJob
 
@@ -143,18 +144,28 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
             )
             for run_ids in array.elements
         ]
-        try:
+        with refusals_in_one_line():
             jobs = executor.map_array(SlurmJob.run, slurm_jobs)
-        except (FailedJobError, FailedSubmissionError) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            raise UserError(
-                f"sbatch refused: {lines[-1]}; check partition, account and limits in conf/site, or hydra.launcher.*"
-            ) from error
         arrays = list(submission.arrays)
         arrays[number] = replace(array, job_id=str(jobs[0].job_id).split("_")[0])
         submission = replace(submission, arrays=tuple(arrays))
         submission.save()
     return submission
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """Turn what sbatch refuses into a `UserError`. submitit also prints it, which is dropped here."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"sbatch refused: {lines[-1]}; check partition, account and limits in conf/site, or hydra.launcher.*"
+        ) from error
 
 
 def require_slurm() -> int:

@@ -1,8 +1,8 @@
-"""Text in, token windows out: prepared shards with a manifest, and batches as a pure function of it.
+"""From text to token windows: prepared shards with a manifest, and batches as a pure function of the manifest.
 
-A run knows its data by `Manifest.hash` alone. `find_data` and `prepare_data` turn a `DataSpec` (conf/data)
-into a manifest; `open_data` turns a manifest's hash into `TokenData`, whose windows depend on nothing but the
-manifest, the seed and the index asked for. Nothing here imports torch.
+A run identifies its data by `Manifest.hash`. `find_data` and `prepare_data` turn a `DataSpec` (conf/data) into a
+manifest. `open_data` turns a manifest's hash into `TokenData`, whose windows depend only on the manifest, the seed and
+the index. Nothing here imports torch.
 """
 
 from sweeper.data.manifest import Manifest, Shard

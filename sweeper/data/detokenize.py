@@ -1,11 +1,11 @@
-"""WikiText's spaced-out tokens back into running English."""
+"""Join WikiText's space-separated tokens into ordinary English text."""
 
 import re
 from collections.abc import Iterator
 
-# Where a rule could go either way it takes the reading that WikiText's English has more often.
+# Where a rule is ambiguous, it takes the reading that is more frequent in WikiText.
 _CONTRACTION = re.compile(r" ['’] ?(?=(?:s|t|re|ve|m|ll|d)\b)| '(?=\w)(?<=\w ')")  # game 's, O 'Brien
-# A space goes where one of these holds around it.
+# A space is removed if one of these patterns matches around it.
 _JOINED = re.compile(
     " (?:"
     + "|".join(
@@ -34,7 +34,7 @@ _HEADING = re.compile(r"=(?: =)* (.+?) =(?: =)*")
 
 
 def detokenize(line: str) -> str:
-    """One line of WikiText as it would be written: punctuation, quotes and numbers joined up."""
+    """One line of WikiText as ordinary text: punctuation, quotes and numbers are joined to their words."""
     text = f" {line} ".replace("\ufeff", "")
     for mark in "-,.":
         text = text.replace(f" @{mark}@ ", mark)  # role @-@ playing, 2 @,@ 700, 0 @.@ 7
@@ -45,8 +45,8 @@ def detokenize(line: str) -> str:
 def articles(text: str) -> Iterator[tuple[str, str]]:
     """Split a WikiText file into (title, text) pairs, detokenized.
 
-    An article starts at a level-1 heading (` = Title = `) that stands between blank lines; without them it
-    is the legend of some table. Headings become plain lines, blank lines go.
+    An article starts at a level-1 heading (` = Title = `) between blank lines. Without blank lines it is part of a
+    table. Headings become plain lines. Blank lines are dropped.
     """
     lines = ["", *(line.strip() for line in text.split("\n")), ""]
     title = ""
@@ -85,7 +85,7 @@ def _join_quotes(text: str) -> str:
 
 
 def _opens(mark: str, before: str, after: str, is_open: bool) -> bool:
-    """Whether a free-standing mark opens a quotation: its neighbours decide, or marks take turns."""
+    """Whether a free-standing mark opens a quotation. If the neighbouring text does not decide it, marks alternate."""
     if not before.strip() or before.endswith(("(", "[")):
         return True
     if not after.strip() or _AFTER_CLOSING.match(after) or is_open:

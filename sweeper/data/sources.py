@@ -1,4 +1,4 @@
-"""The sources by name: what each yields, and what identifies it. A new source is one more case in each."""
+"""The text sources by name: their documents and their identity. A new source is one more case in each function."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from sweeper.data.spec import DataSpec
 
 
 def units(spec: DataSpec, root: Path, report: Report) -> Sequence[Unit]:
-    """All documents of the source in units, in an order that depends on its content alone.
+    """All documents of the source in units. Their order depends on the content alone.
 
-    What has to be fetched is cached below `root`. Raises `UserError` when it cannot be had or read.
+    Downloads are cached below `root`. Raises `UserError` if the text cannot be fetched or read.
     """
     match spec.source:
         case "wikipedia":
@@ -27,7 +27,7 @@ def units(spec: DataSpec, root: Path, report: Report) -> Sequence[Unit]:
 
 
 def provenance(spec: DataSpec) -> dict[str, Any]:
-    """What the text is made from, by content: goes into the manifest."""
+    """The origin of the text, identified by its content. Part of the manifest."""
     match spec.source:
         case "wikipedia":
             return wikipedia.provenance()
@@ -38,7 +38,7 @@ def provenance(spec: DataSpec) -> dict[str, Any]:
 
 
 def fingerprint(spec: DataSpec) -> dict[str, Any]:
-    """What tells one preparation of the source from another without reading the text."""
+    """Identifies a state of the source without reading the text."""
     match spec.source:
         case "wikipedia":
             return wikipedia.provenance()

@@ -1,4 +1,4 @@
-"""What a user asks of the data: the values of conf/data, checked when they are put together."""
+"""The data settings of conf/data, checked on creation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ SOURCES = ("wikipedia", "fineweb_edu", "local")
 LLAMA3_VOCAB_SIZE = 128_256
 # <|bos|> and the 256 bytes; anything above is merges.
 SMALLEST_BPE = 257
-# Files of a tokenizer of one's own: what the `tokenizers` library saves, and what Llama 3 is published as.
+# Custom tokenizer files: the format of the `tokenizers` library, and the format in which Llama 3 is published.
 TOKENIZER_FILES = {".json": "json", ".model": "llama3"}
 
 
@@ -17,8 +17,8 @@ TOKENIZER_FILES = {".json": "json", ".model": "llama3"}
 class TokenizerSpec:
     """Which tokenizer: `bpe` is trained on the training split, `llama3` is the published one.
 
-    `path`, when set, replaces both by a file of one's own: a `tokenizer.json` or a Llama 3 `tokenizer.model`.
-    `vocab_size` counts special tokens. Raises `UserError` for an unknown kind, or a size that it cannot have.
+    `path`, if set, replaces both by a custom file: a `tokenizer.json` or a Llama 3 `tokenizer.model`. `vocab_size`
+    includes special tokens. Raises `UserError` for an unknown kind or an impossible size.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class TokenizerSpec:
 
     @property
     def format(self) -> str:
-        """What is loaded: `bpe` (trained here), `llama3`, or `json`, a `tokenizer.json` from elsewhere."""
+        """What is loaded: `bpe` (trained here), `llama3`, or `json` (a custom `tokenizer.json`)."""
         return TOKENIZER_FILES[Path(self.path).suffix] if self.path else self.kind
 
 
@@ -54,10 +54,10 @@ class TokenizerSpec:
 class DataSpec:
     """Where the text comes from and how it becomes shards.
 
-    `path`, when set, replaces the named source with a directory of .txt, .jsonl and .parquet files.
-    `shard_tokens` is the number of tokens in a shard file. `val_fraction` is the share of documents held out
-    where a source has no validation split of its own. `files` limits a source of the hub to its first few files;
-    None is all of them. Raises `UserError` for a value that is not allowed.
+    `path`, if set, replaces the named source with a directory of .txt, .jsonl and .parquet files. `shard_tokens` is
+    the number of tokens in a shard file. `val_fraction` is the share of documents held out if the source has no
+    validation split. `files` limits a source of the hub to its first files; None means all. Raises `UserError` for a
+    value that is not allowed.
     """
 
     name: str
@@ -85,5 +85,5 @@ class DataSpec:
 
     @property
     def source(self) -> str:
-        """The source that is read: `local` when `path` is set, else `name`."""
+        """The source that is read: `local` if `path` is set, else `name`."""
         return "local" if self.path else self.name

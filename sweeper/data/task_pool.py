@@ -1,7 +1,7 @@
-"""Tasks over the cores of this machine, each done once and recorded when it is done.
+"""Run tasks on the cores of this machine, each one once, and record the finished ones.
 
-A task leaves its files whole and its record last, so a kill at any moment costs the tasks under way and nothing else,
-and whoever comes next does what has no record. Two processes that do the same task leave the same files.
+A task replaces its files atomically and writes its record last. A kill at any moment therefore loses only the running
+tasks, and the next call runs the tasks without a record. Two processes that run the same task write the same files.
 """
 
 import math
@@ -16,37 +16,37 @@ from typing import Any, Protocol
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json
 
-# Work (bytes of a task's `size`) for which starting a process pays.
+# Bytes of work per process. Below it, starting the process would take longer than it saves.
 WORTH_A_PROCESS = 16_000_000
 
 Record = dict[str, Any]
 
 
 class Task(Protocol):
-    """A piece of work. Doing it returns what is to be known about the outcome: plain values, `tokens` among them."""
+    """One piece of work. A call does it and returns its record: plain values, `tokens` among them."""
 
     @property
     def record(self) -> Path:
-        """Where that is written down; a record means that the task is done."""
+        """Path of the record. It exists once the task is done."""
 
     @property
     def size(self) -> int:
-        """How much there is to do, in bytes."""
+        """Amount of work, in bytes."""
 
     def __call__(self) -> Record:
-        """Do it."""
+        """Do the work."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is.
+    """Progress of a stage.
 
     Attributes:
-        stage: what is being done.
-        total: all that there is to do, in bytes.
-        before: of that, what was done when the stage began.
-        done: what has been done since.
-        tokens: that came out of the latter.
+        stage: name of the stage.
+        total: all of its work, in bytes.
+        before: part of `total` that was done before this call, in bytes.
+        done: part of `total` that was done in this call, in bytes.
+        tokens: tokens made in this call.
     """
 
     stage: str
@@ -60,20 +60,25 @@ Watch = Callable[[Progress], None]
 
 
 def run_tasks(stage: str, tasks: Sequence[Task], watch: Watch, workers: int | None = None) -> list[Record]:
-    """Do the tasks that have no record, in processes where that pays; returns the records of all, in order.
+    """Run the tasks that have no record, in several processes if there is enough work.
+
+    An error of a task is raised here. Running tasks finish first. Waiting tasks are not started.
 
     Args:
-        stage: name of it all, for `watch`.
-        tasks: to do; pickled, so that a process can take them.
-        watch: is told at the beginning and after each task.
-        workers: processes at most; None for as many as this one has cores.
+        stage: name of the stage, for `watch`.
+        tasks: what to run; pickled for other processes.
+        watch: called at the beginning and after each task.
+        workers: maximum number of processes; None for one per core.
+
+    Returns:
+        The records of all tasks, in order.
 
     Raises:
-        UserError: if a process is killed; whatever a task raises. Tasks under way end first, the others are not begun.
+        UserError: if a process is killed.
     """
     records = {i: record for i, task in enumerate(tasks) if (record := read_json(task.record)) is not None}
     todo = {i: task for i, task in enumerate(tasks) if i not in records}
-    total, left = (sum(task.size for task in some) for some in (tasks, todo.values()))
+    total, left = (sum(task.size for task in group) for group in (tasks, todo.values()))
     done = tokens = 0
     watch(Progress(stage, total, total - left, done, tokens))
     for i, record in _results(todo, workers or len(os.sched_getaffinity(0))):
@@ -93,15 +98,15 @@ def _results(tasks: Mapping[int, Task], workers: int) -> Iterator[tuple[int, Rec
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_settle_in) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_initialize_process) as pool:
         futures = {pool.submit(_do, task): i for i, task in tasks.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a process that prepares data was killed, perhaps for want of memory; the same command goes on where "
-                "it stopped, and takes fewer processes behind `taskset -c 0-3`"
+                "a process that prepares data was killed, perhaps because memory ran out; the same command resumes, "
+                "and `taskset -c 0-3` before it limits the number of processes"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -115,8 +120,8 @@ def _do(task: Task) -> Record:
     return record
 
 
-def _settle_in() -> None:
-    """In a new process of the pool: threads for one core; signals are the parent's, and its end is this one's."""
+def _initialize_process() -> None:
+    """Set up a process of the pool: one thread; the parent handles signals; exit when the parent does."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for number in (signal.SIGINT, signal.SIGUSR2):  # Ctrl-C, and SLURM's warning
         signal.signal(number, signal.SIG_IGN)

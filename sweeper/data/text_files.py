@@ -1,4 +1,4 @@
-"""A directory of one's own: .txt (a document a file), .jsonl and .parquet (a document a row)."""
+"""A directory of the user: .txt (one document per file), .jsonl and .parquet (one document per row)."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from sweeper.data.document import Document, Split
 from sweeper.data.manifest import canonical_sha256, file_sha256
 from sweeper.errors import UserError
 
-# Text of one unit: some two seconds of a core's work, which is what a kill costs; far more than handing it over does.
+# Bytes of text in one unit: about two seconds of work on one core. A kill loses no more than that.
 UNIT_BYTES = 16_000_000
 _ROWS_AT_ONCE = 256
 
@@ -20,11 +20,11 @@ class Part:
     """Consecutive documents of one file.
 
     Attributes:
-        file: where they stand, absolute.
-        version: nanoseconds of the file's last change: what is changed is another part.
+        file: absolute path.
+        version: modification time of the file, nanoseconds; a changed file is another part.
         start: first row group of a .parquet, first byte of a .jsonl; 0 for a .txt.
-        stop: the one after the last. A line of a .jsonl belongs to the part that it begins in.
-        size: bytes of text, roughly.
+        stop: one after the last. A line of a .jsonl belongs to the part in which it begins.
+        size: approximate bytes of text.
     """
 
     file: str
@@ -44,16 +44,16 @@ class Files:
 
     @property
     def size(self) -> int:
-        """Bytes of text, roughly."""
+        """Approximate bytes of text."""
         return sum(part.size for part in self.parts)
 
     @property
     def key(self) -> object:
-        """Differs wherever the documents may."""
+        """Differs whenever the documents may differ."""
         return [[astuple(part) for part in self.parts], self.text_column, self.val_fraction]
 
     def documents(self) -> Iterator[Document]:
-        """Every document that is not blank, split by its text.
+        """Every document that is not blank, with its split.
 
         Raises `UserError`, naming the file, for text that is missing, null or not UTF-8.
         """
@@ -64,18 +64,17 @@ class Files:
 
 
 def split_of(text: str, val_fraction: float) -> Split:
-    """`val` for a share `val_fraction` of all texts, told by the text alone.
+    """`val` for a share `val_fraction` of all texts, decided by a hash of the text.
 
-    The hash is of the text even where a row has an id (FineWeb-Edu's are one a page, so that either parts the splits by
-    document): the same text under two ids must not stand in both. Nothing else enters it, so a text stays where
-    it is when the corpus grows, and a larger fraction only adds to what is held out.
+    A row's id is not used: the same text under two ids must not be in both splits. Nothing else is hashed. So a text
+    stays in its split when the corpus grows, and a larger fraction only adds texts to `val`.
     """
     draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return "val" if draw < val_fraction else "train"
 
 
 def files(path: str) -> list[Path]:
-    """The readable files below a directory, sorted by relative name; `UserError` when there are none."""
+    """The readable files below a directory, sorted by relative name. Raises `UserError` if there are none."""
     directory = Path(path).expanduser().resolve()
     if not directory.is_dir():
         raise UserError(f"data.path={path}: not a directory; give one with .txt, .jsonl or .parquet files in it")
@@ -86,9 +85,9 @@ def files(path: str) -> list[Path]:
 
 
 def units(found: list[Path], text_column: str, val_fraction: float) -> list[Files]:
-    """Cut files into units of about `UNIT_BYTES`; many small files are one, and a large one is many.
+    """Units of about `UNIT_BYTES`: one of many small files, or many of one large file.
 
-    Raises `UserError` for a parquet file that is cut short or has no such column.
+    Raises `UserError` for a parquet file that is truncated or lacks the column.
     """
     chosen: list[list[Part]] = [[]]
     room = UNIT_BYTES
@@ -104,14 +103,14 @@ def units(found: list[Path], text_column: str, val_fraction: float) -> list[File
 
 
 def fingerprint(path: str) -> str:
-    """Digest of relative names, sizes and times of change: tells changed files without reading them."""
+    """Hash of relative names, sizes and modification times: changed files are detected without reading them."""
     directory = Path(path).expanduser().resolve()
     stats = [(file.relative_to(directory).as_posix(), file.stat()) for file in files(path)]
     return canonical_sha256([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def provenance(path: str) -> dict[str, object]:
-    """What the text is made from, for the manifest: the files' content, not their names or their place."""
+    """The origin of the text, for the manifest: the files' content, without names and paths."""
     digests = [file_sha256(file) for file in files(path)]
     return {"name": "local", "files": len(digests), "sha256": canonical_sha256(digests)}
 
@@ -152,7 +151,7 @@ def _txt(part: Part, _text_column: str) -> Iterator[str]:
         yield Path(part.file).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{part.file}: not UTF-8 at byte {error.start}; convert it, or leave it out of data.path"
+            f"{part.file}: not UTF-8 at byte {error.start}; convert the file, or remove it from data.path"
         ) from None
 
 
@@ -161,24 +160,24 @@ def _jsonl(part: Part, text_column: str) -> Iterator[str]:
         if part.start:
             lines.seek(part.start - 1)
             lines.readline()
-        while (begins := lines.tell()) < part.stop and (line := lines.readline()):
+        while (start := lines.tell()) < part.stop and (line := lines.readline()):
             if line.strip():
-                yield _json_text(line, part.file, begins, text_column)
+                yield _json_text(line, part.file, start, text_column)
 
 
-def _json_text(line: bytes, file: str, begins: int, text_column: str) -> str:
-    """The text of one line, which begins at byte `begins` of the file."""
+def _json_text(line: bytes, file: str, start: int, text_column: str) -> str:
+    """The text of one line, which starts at byte `start` of the file."""
     try:
         row = json.loads(line)
     except ValueError:
-        place = _line(file, begins)
-        raise UserError(f"{place}: not JSON; a .jsonl file holds one object a line") from None
+        place = _line(file, start)
+        raise UserError(f"{place}: not JSON; a .jsonl file has one object per line") from None
     if not isinstance(row, dict) or text_column not in row:
-        has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-        raise _no_column(_line(file, begins), text_column, has)
+        columns = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise _no_column(_line(file, start), text_column, columns)
     if not isinstance(text := row[text_column], str):
-        raise _not_text(_line(file, begins), text_column, text)
-    # JSON can spell half a surrogate pair, which no UTF-8 text can hold.
+        raise _not_text(_line(file, start), text_column, text)
+    # JSON can contain half a surrogate pair, which UTF-8 cannot encode.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -188,7 +187,7 @@ def _parquet(part: Part, text_column: str) -> Iterator[str]:
 
     groups = range(part.start, part.stop)
     try:
-        # Without pre_buffer a row group is read as it is decoded, however large the file's writer made it.
+        # Without pre_buffer a row group is read while it is decoded, so large row groups take little memory.
         with pq.ParquetFile(part.file, pre_buffer=False, buffer_size=2**20) as table:
             row = sum(table.metadata.row_group(i).num_rows for i in range(part.start))
             for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=[text_column], use_threads=False):
@@ -201,10 +200,10 @@ def _parquet(part: Part, text_column: str) -> Iterator[str]:
         raise _not_parquet(part.file, error) from None
 
 
-def _line(file: str, begins: int) -> str:
+def _line(file: str, start: int) -> str:
     number = 1
     with Path(file).open("rb") as lines:
-        while lines.tell() < begins:
+        while lines.tell() < start:
             lines.readline()
             number += 1
     return f"{file}, line {number}"
@@ -215,13 +214,13 @@ def _not_text(place: str, text_column: str, value: object) -> UserError:
     return UserError(f"{place}: {text_column!r} is {what}, must be text; drop the row or set data.text_column=NAME")
 
 
-def _no_column(place: str, text_column: str, has: str) -> UserError:
-    return UserError(f"{place}: no column {text_column!r}, it has {has}; set data.text_column=NAME")
+def _no_column(place: str, text_column: str, columns: str) -> UserError:
+    return UserError(f"{place}: no column {text_column!r}, it has {columns}; set data.text_column=NAME")
 
 
 def _not_parquet(file: str, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"{file}: not a parquet file that can be read ({reason}); replace it, or leave it out")
+    return UserError(f"{file}: not a readable parquet file ({reason}); replace or remove it")
 
 
 _PARTS: dict[str, Callable[[Path, str], Iterator[Part]]] = {

@@ -1,7 +1,7 @@
-"""The tokenizers: a byte-level BPE trained on the training split, the published Llama 3 one, or a file of one's own.
+"""The tokenizers: a byte-level BPE trained on the training split, the published Llama 3 tokenizer, or a custom file.
 
-Llama 3's ranks go through tiktoken, one thread a process: the same merges in `tokenizers` give the same tokens several
-times slower, and tiktoken's own threads are slower than none (`benchmarks/data.py tokenizers` compares them).
+Llama 3's ranks run in tiktoken with one thread per process. `tokenizers` gives the same tokens several times slower,
+and tiktoken's threads do not help (`benchmarks/data.py tokenizers` compares them).
 """
 
 import base64
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
 _BPE_BOS = "<|bos|>"
-# What a tokenizer.json from elsewhere may call the token that begins, or for want of it ends, a text.
+# Names of the token that begins a text, or else ends it, in a custom tokenizer.json.
 _KNOWN_BOS = (_BPE_BOS, "<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "<|endoftext|>", "</s>")
 
 # As published with the model: https://github.com/meta-llama/llama-models, models/llama3/tokenizer.py.
@@ -53,7 +53,7 @@ _RUN = re.compile(r"\S+|\s+")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer ready for use. `encode` adds no special token; `bos` is the document separator."""
+    """A loaded tokenizer. `encode` adds no special token. `bos` is the document separator."""
 
     kind: str
     vocab_size: int
@@ -78,17 +78,17 @@ class Tokenizer:
         return "uint16" if self.vocab_size <= 2**16 else "uint32"
 
     def provenance(self) -> dict[str, object]:
-        """What identifies it, for the manifest."""
+        """Identity of the tokenizer, for the manifest."""
         return {"kind": self.kind, "vocab_size": self.vocab_size, "bos": self.bos, "sha256": self.sha256}
 
 
 def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, report: pypi.Report) -> Tokenizer:
-    """The tokenizer that `spec` names: trained on `texts` (bpe), fetched below `root` (llama3), or one's own file.
+    """The tokenizer of `spec`: trained on `texts` (bpe), downloaded below `root` (llama3), or read from a custom file.
 
-    Raises `UserError` when it cannot be had, or has another number of entries.
+    Raises `UserError` if it cannot be loaded, or has another number of entries.
     """
     if spec.path is not None:
-        tokenizer = _own(Path(spec.path).expanduser(), spec.format)
+        tokenizer = _from_custom_file(Path(spec.path).expanduser(), spec.format)
         if tokenizer.vocab_size != spec.vocab_size:
             raise UserError(
                 f"data.tokenizer.vocab_size={spec.vocab_size}: {spec.path} has {tokenizer.vocab_size} entries; set that"
@@ -103,14 +103,14 @@ def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str], root: Path, repor
 
 @lru_cache(maxsize=1)
 def load_tokenizer(kind: str, file: Path) -> Tokenizer:
-    """A tokenizer from the file that holds its content; a process that asks again has it at once."""
+    """A tokenizer from the file with its content. A process loads it once."""
     return _from_content(kind, file.read_bytes())
 
 
 def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
-    """Train a byte-level BPE on `texts`; the same texts give the same file.
+    """Train a byte-level BPE on `texts`. The same texts give the same file.
 
-    Raises `UserError` when the texts are too few for `vocab_size` entries.
+    Raises `UserError` if there is too little text for `vocab_size` entries.
     """
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -131,11 +131,11 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
             "entries; ask for fewer, or give more text"
         )
     # Special tokens come first, and there is only one.
-    return _of_library("bpe", bpe, bpe.to_str(pretty=True).encode(), bos=0)
+    return _from_library("bpe", bpe, bpe.to_str(pretty=True).encode(), bos=0)
 
 
 def llama3(model: bytes) -> Tokenizer:
-    """The Llama 3 tokenizer out of its `tokenizer.model`: 128,000 BPE ranks and 256 special tokens."""
+    """The Llama 3 tokenizer from its `tokenizer.model`: 128,000 BPE ranks and 256 special tokens."""
     import tiktoken
 
     ranks = {
@@ -158,16 +158,16 @@ def llama3(model: bytes) -> Tokenizer:
     )
 
 
-def _own(file: Path, kind: str) -> Tokenizer:
+def _from_custom_file(file: Path, kind: str) -> Tokenizer:
     try:
         return _from_content(kind, file.read_bytes())
     except OSError as error:
-        raise UserError(f"data.tokenizer.path={file}: {error.strerror}; give one that can be read") from None
+        raise UserError(f"data.tokenizer.path={file}: {error.strerror}; give a readable file") from None
     except UserError as error:
         raise UserError(f"data.tokenizer.path={file}: {error}") from None
-    except Exception as error:  # the libraries raise whatever their parsers do
+    except Exception as error:  # the libraries' parsers raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"data.tokenizer.path={file}: not a tokenizer that can be read ({reason})") from None
+        raise UserError(f"data.tokenizer.path={file}: not a readable tokenizer ({reason})") from None
 
 
 def _from_content(kind: str, content: bytes) -> Tokenizer:
@@ -179,12 +179,12 @@ def _from_content(kind: str, content: bytes) -> Tokenizer:
     ids = (library.token_to_id(token) for token in _KNOWN_BOS)
     bos = next((token_id for token_id in ids if token_id is not None), None)
     if bos is None:
-        raise UserError(f"has no token to begin a document with; it must have one of {', '.join(_KNOWN_BOS)}")
-    return _of_library(kind, library, content, bos)
+        raise UserError(f"has no token for the beginning of a document; it must have one of {', '.join(_KNOWN_BOS)}")
+    return _from_library(kind, library, content, bos)
 
 
-def _of_library(kind: str, library: "Library", content: bytes, bos: int) -> Tokenizer:
-    # A text that happens to spell a special token is text.
+def _from_library(kind: str, library: "Library", content: bytes, bos: int) -> Tokenizer:
+    # A special token's name inside a text is encoded as ordinary text.
     library.encode_special_tokens = True
     library.no_truncation()
     library.no_padding()
@@ -203,9 +203,9 @@ def _of_library(kind: str, library: "Library", content: bytes, bos: int) -> Toke
 
 
 def cut(text: str) -> Iterator[str]:
-    """Cut a text into pieces that tiktoken takes; together they are the text again.
+    """Cut a text into pieces that tiktoken can encode. Joined, they are the text again.
 
-    No piece is longer than 400,000 characters, or holds more than 25,000 in a row with or without space.
+    No piece is longer than 400,000 characters. None has a run of more than 25,000 characters, all spaces or all not.
     """
     for start in range(0, len(text), _LONGEST_PIECE):
         piece = text[start : start + _LONGEST_PIECE]
@@ -219,7 +219,7 @@ def cut(text: str) -> Iterator[str]:
 
 
 def _may_hold_a_long_run(text: str) -> bool:
-    """False only if no run is longer than the longest: one would have half of it left at a multiple of that half."""
+    """False only if no run is too long: a longer run fills a window of half the length at a multiple of that half."""
     half = _LONGEST_RUN // 2
     runs = (_RUN.match(text, start, start + half) for start in range(0, len(text) - half, half))
     return any(run is not None and run.end() - run.start() == half for run in runs)

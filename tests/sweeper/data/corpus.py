@@ -1,4 +1,4 @@
-"""A small corpus: its documents, the spec that reads them, and the wheels that others come in."""
+"""A small corpus: its documents, the spec that reads them, and wheels with documents."""
 
 import gzip
 import random
@@ -12,7 +12,7 @@ WORDS = ["the", "some", "old", "small", "quick", "river", "house", "light", "sto
 
 
 def quiet(_line: str) -> None:
-    """A `report` that says nothing."""
+    """A `report` that prints nothing."""
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -22,7 +22,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 
 def local_spec(path: Path, vocab_size: int = 300, shard_tokens: int = 1000, val_fraction: float = 0.2) -> DataSpec:
-    """A spec that reads `path`, with shards short enough for windows to straddle them."""
+    """A spec that reads `path`, with shards so short that windows cross their borders."""
     return DataSpec("wikipedia", str(path), "text", TokenizerSpec("bpe", vocab_size), shard_tokens, val_fraction)
 
 
@@ -44,7 +44,7 @@ def write_wheel(path: Path, members: dict[str, bytes]) -> str:
 
 
 def wikitext(titles: list[str], seed: int) -> bytes:
-    """A file laid out as WikiText's, an article a title."""
+    """A file in WikiText's format, with one article per title."""
     articles = (
         f" \n = {title} = \n \n {body} \n \n = = More = = \n \n {body[:40]} , he said . \n"
         for title, body in zip(titles, texts(len(titles), seed), strict=True)

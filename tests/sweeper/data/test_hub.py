@@ -1,4 +1,4 @@
-"""FineWeb-Edu from a hub: the real client against a server on this machine, or one that is not there."""
+"""FineWeb-Edu from a hub: the real client against a server on this machine, or without a server."""
 
 import errno
 import hashlib
@@ -24,41 +24,41 @@ SPEC = DataSpec("fineweb_edu", None, "text", TokenizerSpec("bpe", 300), 1000, 0.
 
 @dataclass
 class Hub:
-    """What the server holds and answers with."""
+    """Content and answers of the server."""
 
     content: bytes
     status: int = 200
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with one small file under the first name, and the client pointed at it."""
     content = (write_parquet(tmp_path / "upstream", list(texts(60))) / "rows.parquet").read_bytes()
-    here = Hub(content)
+    hub_server = Hub(content)
 
-    class Answers(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            here.asked.append(f"{self.command} {self.path}")
-            self.send_response(here.status)
-            self.send_header("Content-Length", str(len(here.content) if here.status == 200 else 0))
-            self.send_header("ETag", f'"{hashlib.sha256(here.content).hexdigest()}"')
+            hub_server.requests.append(f"{self.command} {self.path}")
+            self.send_response(hub_server.status)
+            self.send_header("Content-Length", str(len(hub_server.content) if hub_server.status == 200 else 0))
+            self.send_header("ETag", f'"{hashlib.sha256(hub_server.content).hexdigest()}"')
             self.send_header("X-Repo-Commit", hub.REVISION)
             self.end_headers()
 
         def do_GET(self) -> None:
             self.do_HEAD()
-            if here.status == 200:
-                self.wfile.write(here.content)
+            if hub_server.status == 200:
+                self.wfile.write(hub_server.content)
 
         def log_message(self, *_: object) -> None:
             pass
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
     pin(monkeypatch, content)
     point(monkeypatch, listening.server_port)
-    yield here
+    yield hub_server
     listening.shutdown()
     listening.server_close()
 
@@ -76,9 +76,9 @@ def point(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 
 def test_a_pinned_file_is_fetched_once_checked_and_prepared(server: Hub, tmp_path: Path) -> None:
     assert find_data(SPEC, tmp_path / "data") is None
-    assert server.asked == []
+    assert server.requests == []
     manifest = prepare_data(SPEC, tmp_path / "data", quiet)
-    assert all(hub.REVISION in line and "sample/10BT/000_00000.parquet" in line for line in server.asked)
+    assert all(hub.REVISION in line and "sample/10BT/000_00000.parquet" in line for line in server.requests)
     assert sum(manifest.documents.values()) == 60
     assert manifest.source["revision"] == hub.REVISION
     assert manifest.source["files"] == {file.name: file.sha256 for file in hub.FILES}

@@ -1,4 +1,4 @@
-"""What the jobs of a cluster do, done here: shares of the work, then the rest, are the whole."""
+"""The jobs of a cluster, run here: shares of the work, then the rest, give the same data."""
 
 import pickle
 from pathlib import Path
@@ -29,6 +29,6 @@ def test_shares_in_any_order_and_the_rest_make_the_same_data(
     assert find_data(spec, tmp_path / "data") == expected
 
 
-def test_a_warned_job_begins_again_with_the_same_work(tmp_path: Path) -> None:
+def test_a_warned_job_is_requeued_with_the_same_work(tmp_path: Path) -> None:
     rest = Rest(local_spec(tmp_path), tmp_path)
     assert rest.checkpoint().function == rest

@@ -1,4 +1,4 @@
-"""A batch is there before it is asked for, and is what it would have been anyway."""
+"""A batch is loaded before it is requested, and it is the same batch."""
 
 import pytest
 from hypothesis import given
@@ -13,11 +13,11 @@ def test_batches_depend_on_their_step_alone_in_whatever_order(steps: list[int]) 
     assert [batches(step) for step in steps] == [step * step for step in steps]
 
 
-def test_the_next_batch_is_made_before_it_is_asked_for_and_no_other() -> None:
+def test_the_next_batch_is_made_before_it_is_requested_and_no_other() -> None:
     made: list[int] = []
     batches = Prefetch(made.append)
     batches(0)
-    batches._thread.shutdown()  # waits for all that was begun
+    batches._thread.shutdown()  # waits for everything that was started
     assert made == [0, 1]
 
 

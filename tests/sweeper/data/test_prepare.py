@@ -49,7 +49,7 @@ def test_the_batch_size_of_tokenization_changes_nothing(
 
 
 def test_manifest_hashes_are_fixed_for_good(corpus: Path, tmp_path: Path) -> None:
-    """Runs are identified by them: a change here makes every run of before another run."""
+    """Runs are identified by them. A change here gives every existing run another id."""
     assert prepare_data(local_spec(corpus), tmp_path / "data", quiet).hash == "feb079160c9ab6e6"
 
 
@@ -58,10 +58,10 @@ def test_what_is_prepared_is_not_prepared_again(corpus: Path, tmp_path: Path, mo
     first = prepare_data(local_spec(corpus), tmp_path / "data", lines.append)
     assert lines
     monkeypatch.setattr(prepare, "build_tokenizer", None)
-    said = len(lines)
+    reported = len(lines)
     assert prepare_data(local_spec(corpus), tmp_path / "data", lines.append) == first
     assert find_data(local_spec(corpus), tmp_path / "data") == first
-    assert len(lines) == said
+    assert len(lines) == reported
 
 
 def test_changed_files_or_settings_are_prepared_anew(corpus: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing_half_w
     def full(file: int) -> None:
         nonlocal synced
         synced += 1
-        if synced > 3:  # in the midst of the first piece
+        if synced > 3:  # in the middle of the first piece
             raise OSError(code, "No space left on device")
         sync(file)
 

@@ -1,4 +1,4 @@
-"""What is read: one's own files, and wheels checked by their hash."""
+"""What is read: the user's files, and wheels checked by their hash."""
 
 import json
 import subprocess
@@ -77,10 +77,10 @@ def test_a_parquet_file_cut_short_or_damaged_is_an_error_that_names_it(tmp_path:
     file = write_parquet(tmp_path, list(texts(400))) / "rows.parquet"
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"rows\.parquet: not a parquet file that can be read \(.+\); replace it"):
+    with pytest.raises(UserError, match=r"rows\.parquet: not a readable parquet file \(.+\); replace or remove it"):
         read(tmp_path)
     file.write_bytes(content[:100] + bytes(2000) + content[2100:])
-    with pytest.raises(UserError, match=r"rows\.parquet: not a parquet file that can be read \(.+\); replace it"):
+    with pytest.raises(UserError, match=r"rows\.parquet: not a readable parquet file \(.+\); replace or remove it"):
         read(tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(tmp_path: Path) -
         ("x.jsonl", b"[1]\n", r"x\.jsonl, line 1: no column 'text', it has a list"),
         ("x.jsonl", b"{oops\n", r"x\.jsonl, line 1: not JSON"),
         ("x.txt", b"ab\xff", r"x\.txt: not UTF-8 at byte 2"),
-        ("x.parquet", b"nonsense", r"x\.parquet: not a parquet file"),
+        ("x.parquet", b"nonsense", r"x\.parquet: not a readable parquet file"),
     ],
 )
 def test_an_unreadable_document_is_an_error_that_names_it(

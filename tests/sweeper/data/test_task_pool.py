@@ -1,4 +1,4 @@
-"""Work shared out to processes, killed anywhere and taken up again, ends in the files of an undisturbed preparation."""
+"""Work spread over processes, killed anywhere and started again, ends in the files of an undisturbed preparation."""
 
 import random
 import signal
@@ -14,7 +14,7 @@ from sweeper.errors import UserError
 
 from .corpus import local_spec, quiet, texts, write_txt
 
-# A preparation of some twenty tasks, in a process that kills itself when as many files as told have got their names.
+# A preparation of about twenty tasks, in a process that kills itself after a given number of finished files.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -30,8 +30,8 @@ def counting(path, target):
 Path.replace = counting
 prepare_data({spec}, Path({root!r}), print, workers=1)
 """
-# The same with two processes; it kills itself, or them, after the first task.
-DESERTED = """
+# The same with two processes. It kills itself after the first task.
+ORPHANED = """
 import os, signal
 from pathlib import Path
 from sweeper.data import DataSpec, TokenizerSpec, task_pool, text_files, prepare_data
@@ -61,7 +61,7 @@ def files(root: Path, manifest: Manifest) -> dict[str, bytes]:
 
 
 def run(script: str, corpus: Path, root: Path, *arguments: str) -> int:
-    """Exit status; returns only when every process that inherited the output has ended."""
+    """Exit status. Returns when every process that inherited the output has ended."""
     code = script.format(spec=repr(local_spec(corpus)), root=str(root))
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=60)
     return done.returncode
@@ -83,7 +83,7 @@ def test_kill_9_of_the_command_ends_its_processes_and_loses_nothing_finished(
     corpus: Path, tmp_path: Path, undisturbed: tuple[Manifest, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
-    assert run(DESERTED, corpus, root) == -signal.SIGKILL
+    assert run(ORPHANED, corpus, root) == -signal.SIGKILL
     monkeypatch.setattr(text_files, "UNIT_BYTES", 2000)
     seen: list[Progress] = []
     manifest = prepare_data(local_spec(corpus), root, quiet, seen.append)
@@ -102,7 +102,7 @@ def test_a_killed_process_is_an_error_and_the_others_work_is_kept(
             for child in active_children()[:1]:  # none where the first kill has been noticed
                 child.kill()
 
-    with pytest.raises(UserError, match=r"a process that prepares data was killed.*the same command goes on"):
+    with pytest.raises(UserError, match=r"a process that prepares data was killed.*the same command resumes"):
         prepare_data(local_spec(corpus), tmp_path / "data", quiet, kill_one, workers=2)
     manifest = prepare_data(local_spec(corpus), tmp_path / "data", quiet, workers=2)
     assert (manifest, files(tmp_path / "data", manifest)) == undisturbed
@@ -115,12 +115,12 @@ def test_an_error_in_a_process_is_the_commands_error(
     monkeypatch.setattr(task_pool, "WORTH_A_PROCESS", 1)
     (corpus / "0050.txt").write_bytes(b"\xff")
     (corpus / "rows.jsonl").write_text('{"text": null}\n')
-    monkeypatch.setattr("sweeper.data.prepare._BPE_TRAINING_BYTES", 8000)  # before it comes to the bad file
+    monkeypatch.setattr("sweeper.data.prepare._BPE_TRAINING_BYTES", 8000)  # ends before the bad file
     with pytest.raises(UserError, match=r"0050\.txt: not UTF-8 at byte 0|rows\.jsonl, line 1"):
         prepare_data(local_spec(corpus), tmp_path / "data", quiet, workers=2)
 
 
-def test_putting_one_file_right_costs_its_own_unit_alone(
+def test_correcting_one_file_costs_its_own_unit_alone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_files, "UNIT_BYTES", 2000)
@@ -139,7 +139,7 @@ def test_progress_adds_up(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monk
     seen: list[Progress] = []
     manifest = prepare_data(local_spec(corpus), tmp_path / "data", quiet, seen.append)
     for stage in ("tokenizing", "writing shards"):
-        told = [progress for progress in seen if progress.stage == stage]
-        assert (told[0].done, told[-1].done) == (0, told[-1].total)
-        assert [progress.done for progress in told] == sorted(progress.done for progress in told)
-        assert told[-1].tokens == sum(manifest.tokens(split) for split in manifest.splits)
+        reports = [progress for progress in seen if progress.stage == stage]
+        assert (reports[0].done, reports[-1].done) == (0, reports[-1].total)
+        assert [progress.done for progress in reports] == sorted(progress.done for progress in reports)
+        assert reports[-1].tokens == sum(manifest.tokens(split) for split in manifest.splits)

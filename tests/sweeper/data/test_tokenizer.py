@@ -1,4 +1,4 @@
-"""A tokenizer file of one's own."""
+"""Custom tokenizer files."""
 
 import base64
 from pathlib import Path
@@ -19,7 +19,7 @@ def spec(path: Path, tokenizer: Path, vocab_size: int) -> DataSpec:
 
 
 @pytest.mark.parametrize(("file", "vocab_size"), [("mine.json", 300), ("mine.model", 512)])
-def test_a_file_of_ones_own_replaces_the_named_tokenizer(tmp_path: Path, file: str, vocab_size: int) -> None:
+def test_a_custom_file_replaces_the_named_tokenizer(tmp_path: Path, file: str, vocab_size: int) -> None:
     corpus = write_txt(tmp_path / "texts", texts(40))
     content = train_bpe(300, texts(40, seed=5)).content if file == "mine.json" else BYTES
     (tmp_path / file).write_bytes(content)
@@ -53,10 +53,10 @@ def test_a_tokenizer_file_that_does_not_fit_is_an_error_that_says_why(tmp_path: 
     build("good.json")
     with pytest.raises(UserError, match=r"vocab_size=301: .*good\.json has 300 entries; set that"):
         build("good.json", 301)
-    with pytest.raises(UserError, match=r"nameless\.json: has no token to begin a document with; it must have one of"):
+    with pytest.raises(UserError, match=r"nameless\.json: has no token for the beginning of a document; it must have"):
         build("nameless.json")
     for name in ("broken.json", "broken.model"):
-        with pytest.raises(UserError, match=rf"{name}: not a tokenizer that can be read"):
+        with pytest.raises(UserError, match=rf"{name}: not a readable tokenizer"):
             build(name)
     with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
         build("nowhere.json")

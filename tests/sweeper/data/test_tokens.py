@@ -57,7 +57,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(token_data: TokenData) -> Non
 
 
 def test_windows_straddle_shards(token_data: TokenData, root: Path) -> None:
-    """Windows of 1501 tokens over shards of 1000 cannot but cross a border, some of them two."""
+    """Every window of 1501 tokens crosses a border of shards of 1000, and some cross two."""
     tokens = whole(token_data, "train", root)
     n = token_data.n_windows(1500)
     rows = token_data.sequences(0, n, 1500, seed=0)
@@ -69,7 +69,7 @@ def test_windows_straddle_shards(token_data: TokenData, root: Path) -> None:
 
 
 def test_the_order_of_batches_is_fixed_for_good(token_data: TokenData) -> None:
-    """A run resumed on a later numpy must read on where it stopped: these orders are part of the format."""
+    """A run resumed with a later numpy must continue the same order: these orders are part of the format."""
     assert token_data._epoch_order(seed=0, epoch=0, n_windows=8).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
     assert token_data._epoch_order(seed=7, epoch=2, n_windows=8).tolist() == [0, 3, 5, 1, 4, 2, 6, 7]
 

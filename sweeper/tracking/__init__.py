@@ -1,12 +1,13 @@
-"""wandb as a mirror of runs: fed from their directories by a process of its own, and read back into the same tables.
+"""wandb as a mirror of runs: a separate process copies run directories to wandb, and tables can be read back from it.
 
-    settings   where runs are mirrored to
-    mirror     the training side: starts the mirror process, tells it which run to follow, never waits for it for long
-    process    the mirror process: follows metrics.jsonl
-    session    one wandb run, on the server or, where that fails, in a file
-    offline    reads those files
-    server     reads a server
-    tables     what either holds, as the tables that figures are drawn from
+    client        the training side: starts the follower process and tells it which run to follow
+    follower      the follower process: reads metrics.jsonl and logs it to wandb
+    wandb_run     one wandb run, on the server or, if that fails, in a file
+    offline       reads wandb's files
+    wandb_api     reads a wandb server
+    mirrored_run  one run as wandb has it, from either source
+    tables        mirrored runs as the tables from which figures are drawn
+    figures       logs figures to the entry of their sweep
 
-The run directory stays the truth. Nothing here is imported by what trains, bar `mirror`, which does not import wandb.
+The run directory remains the source of truth. The training imports only `client`, which does not import wandb.
 """

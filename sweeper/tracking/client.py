@@ -1,9 +1,9 @@
-"""The training side of the mirror: tell another process which run to follow, and never wait for it for long.
+"""The training side of the mirror: tell the follower process which run to follow, and never wait long for it.
 
-wandb runs in that process, so that nothing it does (a server that hangs, a lost service, a crash) reaches the training.
-A worker keeps one such process for all its runs: importing and starting wandb takes about two seconds. The process
-leads a session of its own, because Ctrl-C is for those who train: it ends when its standard input does, which is also
-how it learns of a `kill -9`.
+wandb runs in the follower process, so that no problem of wandb (a hanging server, a lost service, a crash) affects the
+training. A worker keeps one follower for all its runs, because importing and starting wandb takes about two seconds.
+The follower has its own process group and does not receive Ctrl-C. It exits at the end of its standard input, which
+also happens when the worker is killed.
 """
 
 import json
@@ -28,38 +28,41 @@ from sweeper.run.execution import Execution, Tracking
 if TYPE_CHECKING:
     from sweeper.run.progress import Progress
 
-GRACE_SECONDS = 5.0  # beyond the mirror's own timeouts, before it is given up
-MAX_LOST = 2  # mirrors given up, after which this process goes on without
-CLOSED, BROKEN = b"closed\n", b"broken\n"  # what the process answers once a run is closed
+GRACE_SECONDS = 5.0  # after the follower's own timeouts, until it is abandoned
+MAX_FAILURES = 2  # abandoned followers, after which this process no longer mirrors its runs
+CLOSED, BROKEN = b"closed\n", b"broken\n"  # answers of the follower to "close"
 
 
-class MirrorProcess:
-    """`python -m sweeper.tracking.follower`; requests go in as lines of JSON."""
+class FollowerProcess:
+    """`python -m sweeper.tracking.follower`. Requests are lines of JSON on its standard input."""
 
     def __init__(self) -> None:
-        own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+        environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sweeper.tracking.follower"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=own | {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"},
+            env=environment | {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"},
             start_new_session=True,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        os.set_blocking(self.process.stdin.fileno(), False)  # rather a request lost than a training that waits
+        os.set_blocking(self.process.stdin.fileno(), False)  # losing a request is better than blocking the training
         self._requests, self._answers = self.process.stdin, self.process.stdout
 
     def send(self, do: str, **arguments: Any) -> None:
-        """Hand over a request. Raises `OSError` if nobody takes it."""
+        """Send a request. Raises `OSError` if the process does not read it."""
         line = json.dumps({"do": do, **arguments}).encode() + b"\n"
         if self._requests.write(line) != len(line):
-            raise BlockingIOError("it takes no requests")
+            raise BlockingIOError("it does not read requests")
 
-    def closes_well(self, seconds: float) -> bool:
-        """Wait for the answer to "close": whether the process can go on. Raises `OSError` if there is no answer."""
+    def wait_closed(self, seconds: float) -> bool:
+        """Wait for the answer to "close". True if the process can follow another run.
+
+        Raises `OSError` if there is no answer.
+        """
         deadline = time.monotonic() + seconds
         answer = b""
         while answer not in (CLOSED, BROKEN):
@@ -73,36 +76,36 @@ class MirrorProcess:
         return answer == CLOSED
 
     def end(self) -> None:
-        """Let it finish what it does and end by itself."""
+        """Let it finish its work and exit."""
         self._requests.close()
         self._answers.close()
 
     def kill(self) -> None:
-        """End it now; wandb's service follows by itself."""
+        """Kill it. wandb's service then exits by itself."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.end()
 
 
-_kept: MirrorProcess | None = None  # of this process, for its next run
-_lost = 0  # mirrors given up
+_follower: FollowerProcess | None = None  # kept by this process for its next run
+_failures = 0  # abandoned followers
 
 
 @contextmanager
 def mirrored(
     rundir: RunDir, ranks: int, report: "Callable[[Progress], None]"
 ) -> "Iterator[Callable[[Progress], None]]":
-    """Mirror the run in `rundir` while the block trains it.
+    """Mirror the run in `rundir` while the `with` block trains it.
 
-    Nothing that goes wrong with the mirror is raised; one line in the run's log tells of it.
+    No error of the mirror is raised. It is one line in the run's log.
 
     Args:
         rundir: the run's directory.
-        ranks: processes that train it together.
+        ranks: processes that train the run together.
         report: called with progress.
 
     Yields:
-        What to call with progress instead.
+        The function to call with progress, in place of `report`.
     """
     tracking = _open(rundir, ranks)
     if tracking is None:
@@ -115,7 +118,7 @@ def mirrored(
         report(progress)
         if not followed:
             followed = True
-            _tell("follow")  # not before: resuming cuts the metrics back first
+            _send("follow")  # not earlier: a resumed run first truncates its metrics
 
     try:
         yield note
@@ -124,17 +127,17 @@ def mirrored(
 
 
 def mirror_sweep(manifest: Path, runs: Path, tracking: Tracking) -> None:
-    """Mirror a sweep's manifest, in the background; also after the caller has ended.
+    """Mirror a sweep's manifest in the background, even after the caller has exited.
 
     Args:
         manifest: the sweep's file.
         runs: directory of its run directories.
-        tracking: of its runs.
+        tracking: tracking settings of its runs.
     """
     if tracking.mode == "off":
         return
     try:
-        process = MirrorProcess()
+        process = FollowerProcess()
         process.send("sweep", manifest=str(manifest.resolve()), runs=str(runs.resolve()), tracking=vars(tracking))
         process.end()
     except OSError as error:
@@ -142,27 +145,27 @@ def mirror_sweep(manifest: Path, runs: Path, tracking: Tracking) -> None:
 
 
 def _open(rundir: RunDir, ranks: int) -> Tracking | None:
-    global _kept
+    global _follower
     try:
         if rundir.result() is not None:
             return None
         config, execution = rundir.load()
     except UserError:
-        return None  # whoever trains the run says so
-    if execution.tracking.mode == "off" or _lost >= MAX_LOST:
+        return None  # the training reports it
+    if execution.tracking.mode == "off" or _failures >= MAX_FAILURES:
         return None
     try:
-        if _kept is None or _kept.process.poll() is not None:
-            _kept = MirrorProcess()
-        _kept.send("open", run=str(rundir.path.resolve()), peak_flops=_peak_flops(config, execution, ranks))
-    except Exception as error:  # whatever it is, the run does not depend on it
-        _give_up(error)
+        if _follower is None or _follower.process.poll() is not None:
+            _follower = FollowerProcess()
+        _follower.send("open", run=str(rundir.path.resolve()), peak_flops=_peak_flops(config, execution, ranks))
+    except Exception as error:  # no error of the mirror may stop the run
+        _abandon(error)
         return None
     return execution.tracking
 
 
 def _peak_flops(config: Run, execution: Execution, ranks: int) -> float | None:
-    """Of all the run's GPUs together; None where utilisation means nothing."""
+    """Peak FLOP/s of all GPUs of the run; None if utilisation is not defined."""
     if execution.device != "cuda" or not config.uses_bf16:
         return None
     import torch
@@ -171,31 +174,31 @@ def _peak_flops(config: Run, execution: Execution, ranks: int) -> float | None:
     return peak and peak * ranks
 
 
-def _tell(request: str) -> None:
-    if _kept is not None:
+def _send(request: str) -> None:
+    if _follower is not None:
         try:
-            _kept.send(request)
+            _follower.send(request)
         except OSError as error:
-            _give_up(error)
+            _abandon(error)
 
 
 def _close(tracking: Tracking) -> None:
-    global _kept
-    _tell("close")
-    if _kept is not None:
+    global _follower
+    _send("close")
+    if _follower is not None:
         try:
-            if not _kept.closes_well(tracking.init_timeout + tracking.finish_timeout + GRACE_SECONDS):
-                _kept.end()  # it has said so in the run's log; the next run starts another
-                _kept = None
+            if not _follower.wait_closed(tracking.init_timeout + tracking.finish_timeout + GRACE_SECONDS):
+                _follower.end()  # the run's log has the reason; the next run starts another follower
+                _follower = None
         except OSError as error:  # TimeoutError is one
-            _give_up(error)
+            _abandon(error)
 
 
-def _give_up(error: Exception) -> None:
-    """The mirror of this run; the next run starts another."""
-    global _kept, _lost
-    if _kept is not None:
-        _kept.kill()
-    _kept = None
-    _lost += 1
-    print(redact(f"wandb: not mirrored any further ({error}); the run's own records are complete"), flush=True)
+def _abandon(error: Exception) -> None:
+    """Stop mirroring this run. The next run starts another follower."""
+    global _follower, _failures
+    if _follower is not None:
+        _follower.kill()
+    _follower = None
+    _failures += 1
+    print(redact(f"wandb: mirroring stopped ({error}); the run's own records are complete"), flush=True)

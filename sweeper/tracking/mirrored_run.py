@@ -1,11 +1,11 @@
-"""A run or a sweep as wandb holds it, whichever way it was read."""
+"""A run or a sweep as wandb has it, read from a server or from files."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 STEP = "train_step"  # wandb's own step only counts rows
-DERIVED = ("tokens", "tokens_per_second", "mfu")  # what the mirror adds to the lines of metrics.jsonl
+DERIVED = ("tokens", "tokens_per_second", "mfu")  # added by the follower to the lines of metrics.jsonl
 
 
 def _nothing(_: str) -> bytes:
@@ -14,20 +14,20 @@ def _nothing(_: str) -> bytes:
 
 @dataclass
 class MirroredRun:
-    """What wandb holds of one run or sweep.
+    """One run or sweep in wandb.
 
     Attributes:
-        id: the run's, or the sweep's name.
-        name: as it is shown.
+        id: id of the run, or name of the sweep.
+        name: displayed name.
         job_type: kind of the run, or "sweep".
-        group: the sweep's.
+        group: name of the sweep.
         tags: the panels.
-        config: of a run, its config.yaml; of a sweep, its manifest.
+        config: config.yaml of a run, or the manifest of a sweep.
         summary: last values, and the result of a finished run.
-        running: it is being logged to.
-        rows: its history by training step; of a value logged twice, the last.
-        more_rows: fetches rows, where that takes a request of its own.
-        read_file: content of a file of the run.
+        running: whether wandb says that the run is still being logged.
+        rows: history by training step; the last value if one was logged twice.
+        more_rows: fetches more rows, if they need another request.
+        read_file: returns the content of a file of the run.
     """
 
     id: str
@@ -43,7 +43,7 @@ class MirroredRun:
     read_file: Callable[[str], bytes] = _nothing
 
     def add_row(self, row: Mapping[str, Any]) -> None:
-        """Take over the numbers of one row."""
+        """Add the numbers of one row."""
         if STEP not in row:
             return
         values = {
@@ -54,7 +54,7 @@ class MirroredRun:
         self.rows[int(row[STEP])] = self.rows.get(int(row[STEP]), {}) | values
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl: a validation is one of its own."""
+        """The lines of metrics.jsonl. A validation is a separate line."""
         lines: list[dict[str, Any]] = []
         for step, values in self.history().items():
             validation = {key: values.pop(key) for key in ("val_loss",) if key in values}

@@ -1,8 +1,8 @@
-"""What wandb's offline files hold: one directory an attempt at a run, `wandb/offline-run-<time>-<id>/run-<id>.wandb`.
+"""Read wandb's offline files: one directory per attempt at a run, `wandb/offline-run-<time>-<id>/run-<id>.wandb`.
 
-The file is a log of protobuf records in LevelDB's format: blocks of 32 KiB, in each of them fragments of records behind
-a header of checksum, length and kind. The client has no reader for it any more, so this is one, and it is strict: what
-it does not know is an error and not an empty run. Only the end of the file may be torn, as a kill leaves it.
+The file is a log of protobuf records in LevelDB's format: blocks of 32 KiB with fragments of records, each after a
+header of checksum, length and kind. The wandb client no longer has a reader for it. This reader is strict: an unknown
+format is an error, not an empty run. Only the end of the file may be incomplete, as after a kill.
 """
 
 import json
@@ -22,17 +22,17 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_directory(directory: Path) -> list[MirroredRun]:
-    """Every run and sweep that has files anywhere below `directory`.
+    """Every run and sweep with files anywhere below `directory`.
 
-    Attempts at one run are put together in the order of their time: later values replace earlier ones.
+    Attempts at one run are merged in the order of time: later values replace earlier ones.
 
     Raises:
-        UserError: if there are none, or one is not in the known format.
+        UserError: if there are no files, or a file is not in the known format.
     """
     files = sorted(directory.rglob("run-*.wandb"), key=lambda file: file.parent.name)
     if not files:
         raise UserError(
-            f"--wandb-dir: no run-*.wandb below {directory}; give the directory that wandb wrote, as wandb/"
+            f"--wandb-dir: no run-*.wandb below {directory}; give the directory that wandb wrote, such as wandb/"
         )
     runs: dict[str, MirroredRun] = {}
     for file in files:
@@ -41,10 +41,10 @@ def read_directory(directory: Path) -> list[MirroredRun]:
 
 
 def read_file(file: Path, runs: dict[str, MirroredRun]) -> None:
-    """Add what `file` holds to `runs`, by id.
+    """Add the content of `file` to `runs`, by run id.
 
     Raises:
-        UserError: if it is not in the known format.
+        UserError: if the file is not in the known format.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
@@ -55,7 +55,7 @@ def read_file(file: Path, runs: dict[str, MirroredRun]) -> None:
         try:
             record.ParseFromString(content)
         except DecodeError as error:
-            raise _moved(file, f"a record is not wandb's ({error})") from error
+            raise _unknown_format(file, f"a record is not wandb's ({error})") from error
         match record.WhichOneof("record_type"):
             case "run":
                 run = runs.setdefault(record.run.run_id, MirroredRun(record.run.run_id))
@@ -71,36 +71,36 @@ def read_file(file: Path, runs: dict[str, MirroredRun]) -> None:
             case "summary" if run is not None:
                 _update(run.summary, record.summary.update)
             case None:
-                raise _moved(file, "a record of an unknown kind")
+                raise _unknown_format(file, "a record of an unknown kind")
     if run is not None:
         files = file.parent / "files"
         run.read_file = lambda name: (files / name).read_bytes()
 
 
 def is_ended(file: Path) -> bool:
-    """Whether the run of `file` was closed, and all of it is written."""
+    """Whether the run of `file` was closed and is completely written."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     return file.is_file() and any(Record.FromString(content).HasField("exit") for content in _records(file))
 
 
 def _update(target: dict[str, Any], items: Iterable[Any]) -> None:
-    """Take over keys and values; a nested key is the way to a value."""
+    """Set keys and values. A nested key is the path to a value."""
     for item in items:
-        *way, last = item.nested_key or [item.key]
-        place = target
-        for key in way:
-            place = place.setdefault(key, {})
-        place[last] = json.loads(item.value_json)
+        *path, last = item.nested_key or [item.key]
+        parent = target
+        for key in path:
+            parent = parent.setdefault(key, {})
+        parent[last] = json.loads(item.value_json)
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    """Whole records, up to where the file is torn."""
+    """Complete records, up to an incomplete end of the file."""
     data = file.read_bytes()
     if data[: len(FILE_HEADER)] != FILE_HEADER:
         if len(data) < len(FILE_HEADER):
             return
-        raise _moved(file, f"it begins with {data[: len(FILE_HEADER)].hex()}")
+        raise _unknown_format(file, f"it begins with {data[: len(FILE_HEADER)].hex()}")
     position, parts = len(FILE_HEADER), b""
     while position < len(data):
         room = BLOCK - position % BLOCK
@@ -116,16 +116,16 @@ def _records(file: Path) -> Iterator[bytes]:
         if len(part) < length:
             return
         if kind not in (FULL, FIRST, MIDDLE, LAST) or zlib.crc32(part, zlib.crc32(bytes([kind]))) != checksum:
-            raise _moved(file, f"bad checksum or kind before byte {position}")
+            raise _unknown_format(file, f"bad checksum or kind before byte {position}")
         parts = part if kind in (FULL, FIRST) else parts + part
         if kind in (FULL, LAST):
             yield parts
 
 
-def _moved(file: Path, what: str) -> UserError:
+def _unknown_format(file: Path, problem: str) -> UserError:
     from wandb import __version__
 
     return UserError(
-        f"{file} is not in the format that this reader knows: {what}; it knows that of wandb 0.31, "
-        f"installed is {__version__}; `wandb sync` it and read it with --wandb"
+        f"{file} is not in the format of wandb 0.31, which is the one this reader knows: {problem}; installed is "
+        f"{__version__}; upload the file with `wandb sync` and read it with --wandb"
     )

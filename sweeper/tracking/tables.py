@@ -1,4 +1,4 @@
-"""Records rebuilt from wandb: the tables that `loopsweep export` makes of run directories."""
+"""Records read from wandb, as the tables that `loopsweep export` makes from run directories."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from sweeper.tracking.mirrored_run import STEP, MirroredRun
 if TYPE_CHECKING:
     import pandas as pd
 
-READOUT = "readouts/"  # in front of a read-out's name
+READOUT = "readouts/"  # prefix of a read-out's name
 
 
 @dataclass(frozen=True)
 class MirroredSweep:
-    """A sweep and those of its runs that are mirrored, by id."""
+    """A sweep and its mirrored runs by id."""
 
     sweep: Sweep
     runs: dict[str, MirroredRun]
@@ -29,8 +29,8 @@ class MirroredSweep:
     def cells(self) -> "pd.DataFrame":
         """One row per cell of the grid, as `sweeper.records.status.sweep_table` has them.
 
-        A run that has no result is running if the server says so, and else pending: why it ended, only its directory
-        knows.
+        A run without a result is running if the server says so, otherwise pending. Only its directory has the reason
+        for an end.
         """
         import pandas as pd
 
@@ -81,15 +81,15 @@ class MirroredSweep:
 
 
 def from_server(path: str, sweep: str | None = None, experiment: str | None = None) -> MirroredSweep:
-    """A sweep on the server that `tracking.base_url` or WANDB_BASE_URL names.
+    """A sweep on the server of `tracking.base_url` or WANDB_BASE_URL.
 
     Args:
         path: "entity/project", or "entity/project:group".
-        sweep: its name; None for the newest.
-        experiment: that it is of; None for any.
+        sweep: name of the sweep; None for the newest.
+        experiment: experiment of the sweep; None for any.
 
     Raises:
-        UserError: if it cannot be read or there is no such sweep.
+        UserError: if the server cannot be read or there is no such sweep.
     """
     from sweeper.tracking.wandb_api import Project
 
@@ -111,19 +111,19 @@ def from_files(directory: Path, sweep: str | None = None, experiment: str | None
 def from_place(
     server: str | None, directory: Path | None, sweep: str | None = None, experiment: str | None = None
 ) -> MirroredSweep | None:
-    """From whichever of `--wandb` and `--wandb-dir` was given; None if neither was."""
+    """A sweep from `--wandb` or `--wandb-dir`, whichever is given; None if neither is."""
     if server is not None:
         return from_server(server, sweep, experiment)
     return None if directory is None else from_files(directory, sweep, experiment)
 
 
 def default_base_url() -> str:
-    """The server that runs are mirrored to unless told otherwise; conf/config.yaml says the same to Hydra."""
+    """The default server: WANDB_BASE_URL, or the one in `Tracking`, which conf/config.yaml also has."""
     return os.environ.get("WANDB_BASE_URL", Tracking.base_url)
 
 
 def _choose(found: Sequence[MirroredRun], name: str | None, experiment: str | None, option: str) -> Sweep:
-    """The newest sweep of that name and experiment."""
+    """The newest sweep with that name and experiment."""
     manifests = [run.config["sweep"] for run in found if "sweep" in run.config]
     sweeps = [Sweep(**{**manifest, "cells": tuple(json.loads(manifest["cells"]))}) for manifest in manifests]
     fitting = [s for s in sweeps if (name is None or s.name == name) and experiment in (None, s.experiment)]

@@ -1,4 +1,4 @@
-"""What a wandb server holds of a sweep's runs."""
+"""Read a sweep's runs from a wandb server."""
 
 import contextlib
 import tempfile
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import wandb
 
 TIMEOUT_SECONDS = 30
-PAGE = 100  # runs a request
+PAGE = 100  # runs per request
 
 
 class Project:
@@ -22,10 +22,10 @@ class Project:
 
     Args:
         path: "entity/project".
-        base_url: of the server.
+        base_url: URL of the server.
 
     Raises:
-        UserError: if the path is not one, there is no key for the server, or it does not answer.
+        UserError: if the path is malformed, there is no key for the server, or it does not answer.
     """
 
     def __init__(self, path: str, base_url: str) -> None:
@@ -39,11 +39,11 @@ class Project:
             self._api = wandb.Api(overrides={"base_url": base_url}, timeout=TIMEOUT_SECONDS)
 
     def sweeps(self, group: str | None) -> list[MirroredRun]:
-        """Sweeps, the oldest first; those of `group` only, if given."""
+        """Sweeps, the oldest first; only those of `group`, if given."""
         return self._runs({"jobType": "sweep"} | ({"group": group} if group else {}))
 
     def runs(self, run_ids: Sequence[str]) -> list[MirroredRun]:
-        """Those of the runs that the server knows."""
+        """The runs that the server has."""
         pages = (run_ids[i : i + PAGE] for i in range(0, len(run_ids), PAGE))
         return [run for page in pages for run in self._runs({"name": {"$in": list(page)}})]
 

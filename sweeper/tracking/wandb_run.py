@@ -1,4 +1,4 @@
-"""One wandb run: opened on the server or, where that fails, in a file; fed rows and tables; closed within bounds."""
+"""One wandb run: opened on the server or, if that fails, in a file. Closing it takes a limited time."""
 
 import contextlib
 import hashlib
@@ -19,14 +19,14 @@ from sweeper.tracking.mirrored_run import STEP
 from sweeper.tracking.offline import is_ended
 
 MAX_ID = 128  # of wandb's ids and groups, characters
-OFFLINE_SECONDS = 300.0  # before a server that did not answer is asked again
-FLUSH_SECONDS = 1.0  # what a kill can take from an offline file
+OFFLINE_SECONDS = 300.0  # until a server that did not answer is tried again
+FLUSH_SECONDS = 1.0  # of rows that a kill can remove from an offline file
 WRITE_SECONDS = 2.0  # for the end of a file to reach the disk
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How a run or a sweep stands in wandb."""
+    """The entry of a run or a sweep in wandb."""
 
     id: str
     name: str
@@ -37,7 +37,7 @@ class Entry:
 
     @classmethod
     def of_run(cls, config: Run, record: Mapping[str, Any]) -> "Entry":
-        """A run; `record` is its frozen configuration as it stands in config.yaml."""
+        """The entry of a run. `record` is the content of its config.yaml."""
         labels = record.get("labels") or {}
         panels, sweep = labels.get("panels") or ["run"], labels.get("sweep")
         group = None if sweep is None else wandb_id(sweep)
@@ -45,36 +45,36 @@ class Entry:
 
     @classmethod
     def of_sweep(cls, sweep: Sweep) -> "Entry":
-        """A sweep: its manifest is the configuration, and figures are logged to it."""
+        """The entry of a sweep. Its configuration is the manifest, and figures are logged to it."""
         name = wandb_id(sweep.name)
-        # The cells as text: servers put keys in another order, and show every key of every cell as a column.
+        # The cells are stored as text: servers reorder keys, and show every key of every cell as a column.
         manifest = {**asdict(sweep), "cells": json.dumps(sweep.cells)}
         return cls(name, f"sweep {sweep.name}", "sweep", name, config={"sweep": manifest})
 
 
 def wandb_id(name: str) -> str:
-    """`name`, cut and told apart by a hash where wandb would find it too long."""
+    """`name`, shortened and made unique with a hash if it is too long for wandb."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return name if len(name) <= MAX_ID else f"{name[: MAX_ID - 9]}-{digest}"
 
 
-class Session:
+class WandbRun:
     """A wandb run, open until `close`.
 
     Args:
-        tracking: where to.
-        root: directory in which wandb makes its own, `wandb/`.
-        entry: what to open; an entry of the same id is gone on with.
-        warn: told of a fallback, in one line.
+        tracking: server or files, and timeouts.
+        root: directory in which wandb makes its directory `wandb/`.
+        entry: what to open. An existing entry with the same id is continued.
+        warn: called with one line if files are used in place of the server.
 
     Raises:
-        Exception: whatever keeps wandb from opening even a file.
+        Exception: any error of wandb if not even a file can be opened.
     """
 
-    _offline_until = -math.inf  # of this process: a server that hangs is not waited for at every run
+    _offline_until = -math.inf  # shared by the runs of this process: a hanging server is not tried for each run
 
     def __init__(self, tracking: Tracking, root: Path, entry: Entry, warn: Callable[[str], None]) -> None:
-        (root / "wandb").mkdir(exist_ok=True)  # wandb would quietly go to another directory
+        (root / "wandb").mkdir(exist_ok=True)  # otherwise wandb silently uses another directory
         self._tracking, self._root, self._entry, self._warn = tracking, root, entry, warn
         self._run = self._open()
         self._run.define_metric(STEP)
@@ -82,32 +82,32 @@ class Session:
 
     @property
     def last_step(self) -> int:
-        """The training step that the server has; -1 for a run it does not know."""
+        """The last training step on the server; -1 for a new run."""
         return int(self._run.summary.get(STEP, -1)) if self._run.resumed else -1  # type: ignore[no-untyped-call]
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """One row, of `step`; None stands for a number that is not finite."""
+        """Log one row at `step`. None stands for a number that is not finite."""
         self._run.log({STEP: step} | {key: math.nan if value is None else value for key, value in values.items()})
 
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table, as a file of the run: bound to it here, because wandb would make an artifact of it as well."""
+        """Log a table as a file of the run. Without `bind_to_run` wandb would also make an artifact."""
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
         table.bind_to_run(self._run, name, step)  # type: ignore[no-untyped-call]
         self._run.log({STEP: step, name: table})
 
     def log_image(self, name: str, file: Path) -> None:
-        """A figure."""
+        """Log a figure."""
         self._run.log({name: wandb.Image(str(file))})
 
     def summarize(self, **values: Any) -> None:
-        """Values of the run as a whole."""
+        """Set summary values of the run."""
         self._run.summary.update(values)
 
     def close(self, *, finished: bool) -> None:
-        """Hand in the rest, for as long as `finish_timeout`.
+        """Upload the rest, for at most `finish_timeout`.
 
         Args:
-            finished: nothing will go on with this run.
+            finished: whether the run is complete; otherwise another attempt continues it.
         """
         try:
             if not finished:
@@ -115,26 +115,26 @@ class Session:
             self._run.finish(exit_code=0 if finished else 1)
         except TimeoutError:
             self._warn(
-                f"{self._tracking.base_url} did not take everything within {self._tracking.finish_timeout:g} s; "
+                f"{self._tracking.base_url} did not receive everything within {self._tracking.finish_timeout:g} s; "
                 f"`wandb sync {self._shown(self._run.settings.sync_dir)}` uploads it"
             )
         deadline = time.monotonic() + WRITE_SECONDS
         while not is_ended(Path(self._run.settings.sync_file)) and time.monotonic() < deadline:
-            time.sleep(0.005)  # the service writes its last block after it has answered
+            time.sleep(0.005)  # the service writes its last block after its answer
 
     def _open(self) -> wandb.Run:
         if self._tracking.mode == "online":
-            asked = time.monotonic() >= Session._offline_until
+            tried = time.monotonic() >= WandbRun._offline_until
             try:
-                if not asked:
+                if not tried:
                     raise ConnectionError("it failed a moment ago")
                 return self._init("online")
             except Exception as error:
-                if asked:
-                    Session._offline_until = time.monotonic() + OFFLINE_SECONDS
+                if tried:
+                    WandbRun._offline_until = time.monotonic() + OFFLINE_SECONDS
                 reason = " ".join(str(error).split())[:200]
                 self._warn(
-                    f"{self._tracking.base_url} cannot be logged to ({reason}); mirrored to files in "
+                    f"logging to {self._tracking.base_url} failed ({reason}); mirrored to files in "
                     f"{self._shown(self._root / 'wandb')} instead, which `wandb sync` uploads"
                 )
                 with contextlib.suppress(Exception):
@@ -154,7 +154,7 @@ class Session:
             x_transaction_log_flush_interval=FLUSH_SECONDS,
             reinit="create_new",
             silent=True,
-            # What the run's directory does not hold, the mirror does not tell: no host, paths, code or console.
+            # The mirror contains nothing that the run's directory does not have: no host, paths, code or console.
             host="",
             program="loopsweep",
             console="off",
@@ -183,5 +183,5 @@ class Session:
         )
 
     def _shown(self, path: str | Path) -> str:
-        """A path without what lies above the mirror's root."""
+        """A path relative to the mirror's root."""
         return str(Path(path).relative_to(self._root))

@@ -1,4 +1,4 @@
-"""A wandb server of one's own, and runs that are mirrored to it."""
+"""A local wandb server, and runs that are mirrored to it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,28 +21,28 @@ KEY = "local-" + "0123456789" * 4
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_mirror_process_for_all() -> Iterator[None]:
-    """It takes its environment from the test that starts it, which is why that is the same in all of them."""
+def _one_follower_for_all() -> Iterator[None]:
+    """It gets its environment from the test that starts it, so the environment is the same in all tests."""
     yield
-    _end_mirror()
+    _end_follower()
 
 
-def _end_mirror() -> None:
-    if client._kept is not None:
-        client._kept.kill()
-    client._kept, client._lost = None, 0
+def _end_follower() -> None:
+    if client._follower is not None:
+        client._follower.kill()
+    client._follower, client._failures = None, 0
 
 
 @pytest.fixture
-def fresh_mirror() -> Iterator[None]:
-    """A mirror process that no other test has used or will use."""
-    _end_mirror()
+def fresh_follower() -> Iterator[None]:
+    """A follower process for one test alone."""
+    _end_follower()
     yield
-    _end_mirror()
+    _end_follower()
 
 
 def account(home: Path) -> dict[str, str]:
-    """Environment with a key and nothing of whoever runs the tests."""
+    """Environment with a key, and without the settings of the user who runs the tests."""
     places = dict.fromkeys(("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"), str(home))
     return {**places, "NETRC": str(home / "netrc"), "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"}
 
@@ -55,7 +55,7 @@ def _account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server on this machine, which WANDB_BASE_URL names."""
+    """A server on this machine, set as WANDB_BASE_URL."""
     with WandbServer().serving() as serving:
         monkeypatch.setenv("WANDB_BASE_URL", serving.url)
         yield serving
@@ -69,7 +69,7 @@ def online(server: WandbServer) -> Tracking:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run went: its directory, outcome, and the lines that wandb left in its log."""
+    """A run that has ended: its directory and outcome."""
 
     rundir: RunDir
     outcome: Outcome
@@ -77,10 +77,11 @@ class Trained:
 
     @property
     def warnings(self) -> list[str]:
+        """Lines about wandb in its log."""
         return [line for line in self.rundir.log_tail(100) if "wandb" in line]
 
     def by_step(self) -> dict[int, dict[str, Any]]:
-        """Metrics by step, as the mirror should hold them."""
+        """Metrics by step, as the mirror should have them."""
         steps: dict[int, dict[str, Any]] = {}
         for row in self.rundir.read_metrics():
             step = row.pop("step")
@@ -88,8 +89,8 @@ class Trained:
         return steps
 
 
-class Steps(StopFlag):
-    """Does things before certain steps, and is set before another: the loop asks before every step."""
+class StepHooks(StopFlag):
+    """Calls functions before certain steps, and is set before another. The training loop checks it before each step."""
 
     def __init__(self, at_step: dict[int, Callable[[], Any]], stop_at: int | None) -> None:
         super().__init__()
@@ -109,9 +110,9 @@ Train = Callable[..., Trained]
 def train(
     runs: Any, run_config: RunConfig, execution: Execution, data_root: Path, capfd: pytest.CaptureFixture[str]
 ) -> Train:
-    """`train(tracking, at_step={3: function}, stop=…)`: carries a run out as a worker does."""
+    """`train(tracking, at_step={3: function}, stop_at=…)`: executes a run as a worker does."""
 
-    def carry_out(
+    def execute(
         tracking: Tracking,
         at_step: dict[int, Callable[[], Any]] | None = None,
         stop_at: int | None = None,
@@ -120,9 +121,9 @@ def train(
         rundir = RunDir(runs.root / config.run_id)
         labels = {"rule": "linear", "panels": ["b", "c"], "sweep": "s-test", "preset": "test"}
         rundir.write_config(config, replace(execution, tracking=tracking), labels)
-        stop = Steps(at_step or {}, stop_at)
+        stop = StepHooks(at_step or {}, stop_at)
         with capfd.disabled():  # the log is made of what standard output really gets
             outcome, reason = execute_run(rundir.path, data_root, stop, stop.reports.append)
         return Trained(rundir, outcome, reason)
 
-    return carry_out
+    return execute

@@ -1,4 +1,4 @@
-"""The mirror shows what the run's directory holds, and whatever happens to it, the training goes on."""
+"""wandb has what the run's directory has, and no problem of the mirror affects the training."""
 
 import json
 import os
@@ -29,7 +29,7 @@ OFFLINE = Tracking("offline", project="p")
 
 
 def check(run: MirroredRun, trained: Trained) -> None:
-    """`run` is what `trained` has on record."""
+    """`run` equals the records of `trained`."""
     assert run.history() == trained.by_step()
     assert run.summary["result"] == trained.rundir.result()
 
@@ -49,10 +49,10 @@ def children(pid: int) -> list[int]:
     return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
-def mirror_children() -> list[int]:
-    """Of the mirror process: wandb's service."""
-    assert client._kept is not None
-    return children(client._kept.process.pid)
+def follower_children() -> list[int]:
+    """Children of the follower: wandb's service."""
+    assert client._follower is not None
+    return children(client._follower.process.pid)
 
 
 def test_a_server_holds_what_the_run_recorded(train: Train, server, online, run_config) -> None:
@@ -96,16 +96,16 @@ def test_readouts_become_tables_and_come_back(mode: str, train: Train, server, o
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
-def test_off_starts_nothing(train: Train, fresh_mirror, monkeypatch) -> None:
-    monkeypatch.setattr(client, "MirrorProcess", pytest.fail)
+def test_off_starts_nothing(train: Train, fresh_follower, monkeypatch) -> None:
+    monkeypatch.setattr(client, "FollowerProcess", pytest.fail)
     assert train(Tracking("off")).outcome is Outcome.DONE
 
 
 def test_a_finished_run_is_not_opened_again(train: Train, server, online, data_root) -> None:
     trained = train(online)
-    asked = len(server.operations)
+    before = len(server.operations)
     assert train(online).outcome is Outcome.DONE
-    assert len(server.operations) == asked
+    assert len(server.operations) == before
     assert trained.warnings == []
 
 
@@ -119,9 +119,9 @@ def test_a_run_that_stops_and_resumes_is_mirrored_once(mode: str, train: Train, 
 
 
 def test_a_server_that_loses_its_clients_midway_has_everything_in_the_end(
-    train: Train, server, online, fresh_mirror, wait_until: Callable[..., None], run_config
+    train: Train, server, online, fresh_follower, wait_until: Callable[..., None], run_config
 ) -> None:
-    """First the newest checkpoint is lost, so that the server is ahead of it; then the whole mirror is killed."""
+    """First the newest checkpoint is lost, so the server is ahead of the run. Then the follower is killed."""
     first = train(online, stop_at=7)
     assert len(server.runs["p", run_config.run_id].rows) == 7  # six steps and a validation
     for path in first.rundir.checkpoints.glob("step-00000006.*"):
@@ -131,8 +131,9 @@ def test_a_server_that_loses_its_clients_midway_has_everything_in_the_end(
 
     def cut() -> None:
         wait_until(lambda: server.operations.count("RunResumeStatus") > opened, "a second client")
-        assert client._kept is not None
-        for pid in (client._kept.process.pid, *mirror_children()):  # else it sees its service die, and says so
+        assert client._follower is not None
+        # The follower first: it would log a warning about its killed service.
+        for pid in (client._follower.process.pid, *follower_children()):
             os.kill(pid, signal.SIGKILL)
 
     second = train(online, at_step={4: cut}, stop_at=5)
@@ -155,38 +156,38 @@ def test_rows_that_a_server_refuses_for_a_while_arrive_later(
     check(on(server, trained), trained)
 
 
-BAD_DAYS = {
+SERVER_FAILURES = {
     "hangs": lambda server: setattr(server, "silent", True),
-    "says 429": lambda server: setattr(server, "failing", 429),
-    "says 500": lambda server: setattr(server, "failing", 500),
-    "is not there": lambda server: server.stop(),
+    "answers 429": lambda server: setattr(server, "failing", 429),
+    "answers 500": lambda server: setattr(server, "failing", 500),
+    "is down": lambda server: server.stop(),
 }
 
 
-@pytest.mark.parametrize("day", list(BAD_DAYS))
+@pytest.mark.parametrize("failure", list(SERVER_FAILURES))
 def test_a_server_that_cannot_be_logged_to_is_replaced_by_files(
-    day: str, train: Train, server, online, fresh_mirror
+    failure: str, train: Train, server, online, fresh_follower
 ) -> None:
-    BAD_DAYS[day](server)
+    SERVER_FAILURES[failure](server)
     trained = train(replace(online, init_timeout=1.0))
     assert trained.outcome is Outcome.DONE
     [warning] = trained.warnings
-    assert "cannot be logged to" in warning
+    assert "wandb: logging to http://" in warning
     assert "mirrored to files in wandb" in warning
     check(in_files(trained), trained)
 
 
-def test_the_first_step_waits_for_nothing(train: Train, fresh_mirror) -> None:
-    """The mirror process does nothing until that step is done; then it finds everything."""
-    client._kept = client.MirrorProcess()
-    mirror = client._kept.process.pid
-    os.kill(mirror, signal.SIGSTOP)
-    trained = train(OFFLINE, at_step={2: lambda: os.kill(mirror, signal.SIGCONT)})
+def test_the_first_step_waits_for_nothing(train: Train, fresh_follower) -> None:
+    """The follower is stopped until that step is done. Then it logs everything."""
+    client._follower = client.FollowerProcess()
+    follower = client._follower.process.pid
+    os.kill(follower, signal.SIGSTOP)
+    trained = train(OFFLINE, at_step={2: lambda: os.kill(follower, signal.SIGCONT)})
     assert (trained.outcome, trained.warnings) == (Outcome.DONE, [])
     check(in_files(trained), trained)
 
 
-def test_without_a_key_files_are_written(train: Train, online, fresh_mirror, monkeypatch) -> None:
+def test_without_a_key_files_are_written(train: Train, online, fresh_follower, monkeypatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     trained = train(online)
     [warning] = trained.warnings
@@ -195,7 +196,7 @@ def test_without_a_key_files_are_written(train: Train, online, fresh_mirror, mon
 
 
 def test_a_server_that_hangs_at_the_end_is_not_waited_for(
-    train: Train, server, online, fresh_mirror, wait_until: Callable[..., None]
+    train: Train, server, online, fresh_follower, wait_until: Callable[..., None]
 ) -> None:
     def hang() -> None:
         wait_until(lambda: server.runs, "the run on the server")
@@ -204,53 +205,53 @@ def test_a_server_that_hangs_at_the_end_is_not_waited_for(
     trained = train(replace(online, finish_timeout=1.0), at_step={12: hang})
     assert trained.outcome is Outcome.DONE
     [warning] = trained.warnings
-    assert "did not take everything within 1 s; `wandb sync wandb/run-" in warning
+    assert "did not receive everything within 1 s; `wandb sync wandb/run-" in warning
     check(in_files(trained), trained)
 
 
 def test_a_killed_service_costs_the_rest_of_one_mirror(
-    train: Train, fresh_mirror, wait_until: Callable[..., None], run_config, runs
+    train: Train, fresh_follower, wait_until: Callable[..., None], run_config, runs
 ) -> None:
     def kill_service() -> None:
         wait_until(lambda: list((runs.root.parent / "wandb").glob("*/*.wandb")), "an offline file")
-        for pid in mirror_children():
+        for pid in follower_children():
             os.kill(pid, signal.SIGKILL)
 
     trained = train(OFFLINE, at_step={6: kill_service})
     assert trained.outcome is Outcome.DONE
     [warning] = trained.warnings
-    assert "not mirrored any further" in warning
+    assert "mirroring stopped" in warning
     another = train(OFFLINE, config=replace(run_config, seed=1))
     assert (another.outcome, another.warnings) == (Outcome.DONE, [])
 
 
-def test_a_mirror_that_does_not_answer_is_given_up(train: Train, fresh_mirror, monkeypatch, run_config) -> None:
+def test_a_follower_that_does_not_answer_is_abandoned(train: Train, fresh_follower, monkeypatch, run_config) -> None:
     monkeypatch.setattr(client, "GRACE_SECONDS", 0.5)
 
     def freeze() -> None:
-        assert client._kept is not None
-        os.kill(client._kept.process.pid, signal.SIGSTOP)
+        assert client._follower is not None
+        os.kill(client._follower.process.pid, signal.SIGSTOP)
 
     hasty = Tracking("offline", init_timeout=0.2, finish_timeout=0.2)
     trained = train(hasty, at_step={2: freeze})
     assert trained.outcome is Outcome.DONE
     [warning] = trained.warnings
-    assert warning.startswith("wandb: not mirrored any further (no answer within 0.9 s)")
+    assert warning.startswith("wandb: mirroring stopped (no answer within 0.9 s)")
 
 
-def test_where_no_file_can_be_written_the_run_goes_on_without(train: Train, runs, fresh_mirror) -> None:
+def test_if_no_file_can_be_written_the_run_continues_without(train: Train, runs, fresh_follower) -> None:
     runs.root.parent.mkdir(exist_ok=True)
     (runs.root.parent / "wandb").touch()  # in the way of wandb's directory
     trained = train(OFFLINE)
     assert trained.outcome is Outcome.DONE
     [warning] = trained.warnings
-    assert "not mirrored any further (FileExistsError" in warning
+    assert "mirroring stopped (FileExistsError" in warning
 
 
 def test_a_worker_that_is_killed_leaves_its_rows_and_no_process(
     runs, run_config, execution, data_root, wait_until: Callable[..., None]
 ) -> None:
-    """kill -9: the mirror finds its input ended, hands in what there is and goes."""
+    """kill -9: the follower's input ends, it logs the rest and exits."""
     schedule = replace(run_config.schedule, steps=100_000)
     rundir = runs.write_config(replace(run_config, schedule=schedule), replace(execution, tracking=OFFLINE))
     worker = subprocess.Popen(
@@ -263,11 +264,11 @@ def test_a_worker_that_is_killed_leaves_its_rows_and_no_process(
     worker.stdin.flush()
     wandb = runs.root.parent / "wandb"
     wait_until(lambda: list(wandb.glob("*/*.wandb")) and rundir.read_metrics(), "an offline file and a row")
-    [mirroring] = children(worker.pid)
+    [follower] = children(worker.pid)
     recorded = {line["step"] for line in rundir.read_metrics()}  # a validation is a second line of its step
     worker.kill()
     worker.wait()
-    wait_until(lambda: not Path(f"/proc/{mirroring}").exists(), "the end of the mirror process")
+    wait_until(lambda: not Path(f"/proc/{follower}").exists(), "the end of the follower")
     [run] = read_directory(wandb)
     assert recorded
     assert recorded <= run.history().keys()

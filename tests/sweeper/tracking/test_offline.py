@@ -1,4 +1,4 @@
-"""Offline files are read as wandb writes them; once it writes them otherwise, that is an error and not an empty run."""
+"""Offline files are read as wandb writes them. Another format is an error, not an empty run."""
 
 from pathlib import Path
 
@@ -7,22 +7,22 @@ import pytest
 from sweeper.errors import UserError
 from sweeper.run.execution import Tracking
 from sweeper.tracking.offline import BLOCK, FILE_HEADER, is_ended, read_directory
-from sweeper.tracking.wandb_run import Entry, Session
+from sweeper.tracking.wandb_run import Entry, WandbRun
 
-ROWS = 400  # enough that records go across blocks
+ROWS = 400  # enough for records that cross blocks
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of the installed client."""
     root = tmp_path_factory.mktemp("written")
-    session = Session(
+    wandb_run = WandbRun(
         Tracking("offline", project="p"), root, Entry("one", "b-N1", "run", config={"a": [1]}), pytest.fail
     )
     for step in range(ROWS):
-        session.log(step, {"loss": 1 / (step + 3), "grad_norm": None})
-    session.summarize(result={"state": "done"})
-    session.close(finished=True)
+        wandb_run.log(step, {"loss": 1 / (step + 3), "grad_norm": None})
+    wandb_run.summarize(result={"state": "done"})
+    wandb_run.close(finished=True)
     [file] = root.rglob("*.wandb")
     assert file.stat().st_size > 2 * BLOCK
     assert is_ended(file)
@@ -36,7 +36,7 @@ def copy(content: bytes, directory: Path) -> Path:
 
 
 def test_the_installed_clients_file_is_read_to_the_digit(written: Path) -> None:
-    """If this fails, wandb's format has moved: see sweeper/tracking/offline.py."""
+    """If this fails, wandb's format has changed: see sweeper/tracking/offline.py."""
     [run] = read_directory(written.parent)
     assert (run.id, run.name, run.job_type, run.config["a"]) == ("one", "b-N1", "run", [1])
     assert {step: row["loss"] for step, row in run.history().items()} == {s: 1 / (s + 3) for s in range(ROWS)}
@@ -69,9 +69,9 @@ def test_a_directory_without_files_is_named(tmp_path: Path) -> None:
 
 def test_of_several_attempts_the_later_one_counts(tmp_path: Path) -> None:
     for attempt, losses in enumerate(([3.0, 2.0, 9.0], [3.0, 2.0, 1.0, 0.5])):
-        session = Session(Tracking("offline"), tmp_path, Entry("one", "b", "run"), pytest.fail)
+        wandb_run = WandbRun(Tracking("offline"), tmp_path, Entry("one", "b", "run"), pytest.fail)
         for step, loss in enumerate(losses):
-            session.log(step, {"loss": loss})
-        session.close(finished=attempt == 1)
+            wandb_run.log(step, {"loss": loss})
+        wandb_run.close(finished=attempt == 1)
     [run] = read_directory(tmp_path)
     assert [row["loss"] for row in run.history().values()] == [3.0, 2.0, 1.0, 0.5]

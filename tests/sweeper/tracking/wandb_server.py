@@ -1,7 +1,7 @@
-"""As much of a wandb server as the real client needs to log runs and to read them back, in memory.
+"""The part of a wandb server that the real client needs to log runs and to read them back, in memory.
 
-Runs come in over GraphQL (their records) and the file stream (their rows); files are put where the server says.
-It can also do what real servers do on bad days: not answer, refuse for a while, cut connections.
+Runs arrive over GraphQL (their records) and the file stream (their rows). Files are uploaded to the server's addresses.
+It can also fail as real servers do: not answer, refuse for a while, close connections.
 """
 
 import gzip
@@ -20,7 +20,7 @@ ENTITY = "somebody"
 
 @dataclass
 class StoredRun:
-    """One run as the server knows it; `rows` are the lines of its history, as JSON."""
+    """One run on the server. `rows` are the lines of its history, as JSON."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -52,17 +52,17 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Clients that are killed break connections; that is what this is for."""
+        """Ignore connections that killed clients break."""
 
 
 class WandbServer:
-    """A server on a port of its own.
+    """A server on a free port.
 
     Attributes:
         runs: by project and run id.
         operations: GraphQL operations and other requests, in order.
-        failing: answer everything with this HTTP status.
-        refusals: answer so many requests with 429.
+        failing: answer every request with this HTTP status.
+        refusals: number of requests to answer with 429.
         silent: accept connections and never answer.
     """
 
@@ -138,7 +138,7 @@ class WandbServer:
             return 200, run.files[name]
         return 404, b"{}"
 
-    # What logging asks.
+    # Requests of logging.
 
     def viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -193,7 +193,7 @@ class WandbServer:
     def _project(variables: dict[str, Any]) -> dict[str, Any]:
         return {"id": "1", "name": variables["project"], "entity": {"id": "1", "name": ENTITY}}
 
-    # What reading asks.
+    # Requests of reading.
 
     def list_runs(self, variables: dict[str, Any]) -> dict[str, Any]:
         filters = json.loads(variables["filters"])

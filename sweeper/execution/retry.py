@@ -1,4 +1,4 @@
-"""When a run that failed is tried again, and when it is given up."""
+"""When a failed run is tried again, and when it counts as failed for good."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ class RetryPolicy(Protocol):
     """A rule for failed attempts."""
 
     def failed(self, rundir: RunDir, outcome: Outcome, reason: str, *, stopping: bool) -> bool:
-        """Take note of an attempt that ended in ERROR or INVALID.
+        """Record an attempt that ended in ERROR or INVALID.
 
         Args:
-            rundir: of the run; failure.json is written there if it is given up.
-            outcome: how the attempt ended.
-            reason: why, in one line.
-            stopping: the pool is about to end, so nothing is tried again in it.
+            rundir: directory of the run. failure.json is written there if the run is not tried again.
+            outcome: outcome of the attempt.
+            reason: why it failed, in one line.
+            stopping: whether the pool is stopping, so that it retries nothing.
 
         Returns:
             True if the pool should try the run again.
@@ -27,7 +27,7 @@ class RetryPolicy(Protocol):
 
 @dataclass
 class MaxPerSubmission:
-    """`limit` attempts in one pool; the next submission starts to count anew."""
+    """`limit` attempts in one pool. The next submission counts from zero."""
 
     limit: int = 2
     _counts: Counter[str] = field(default_factory=Counter, init=False)
@@ -43,15 +43,14 @@ class MaxPerSubmission:
 
 @dataclass
 class MaxPerCheckpoint:
-    """`limit` attempts from one checkpoint, counted on disk, through requeues and on any node.
+    """`limit` attempts per checkpoint, counted on disk, across requeues and nodes.
 
-    A run that gets on between failures is tried for ever; one that fails again and again before its next checkpoint is
-    poisoned.
+    Retries are unlimited as long as a new checkpoint is reached. Otherwise the run fails after `limit` attempts.
 
     Attributes:
         limit: attempts from one checkpoint.
-        in_place: try again in this pool; otherwise only `again` tells that the run should be.
-        again: a failed run is left that may be tried again.
+        in_place: whether to retry in this pool. Otherwise `again` is set.
+        again: whether a failed run may be tried again in the next job.
     """
 
     limit: int
@@ -65,7 +64,7 @@ class MaxPerCheckpoint:
             return False
         step, count = rundir.count_attempt()
         if count >= self.limit:
-            rundir.write_failure(f"gave up after {count} failures from step {step}: {reason}", count)
+            rundir.write_failure(f"failed {count} times from step {step}: {reason}", count)
             return False
         if self.in_place and not stopping:
             return True
@@ -75,7 +74,7 @@ class MaxPerCheckpoint:
 
 @dataclass(frozen=True)
 class FollowRankZero:
-    """Of a rank above 0: what becomes of the run is for rank 0 to say."""
+    """The rule of a rank above 0: only rank 0 decides about the run."""
 
     def failed(self, rundir: RunDir, outcome: Outcome, reason: str, *, stopping: bool) -> bool:
         """See `RetryPolicy`."""

@@ -1,12 +1,12 @@
-"""A warm worker process: reads one task a line from standard input, reports one event a line.
+"""A warm worker process: reads one task per line from standard input, writes one event per line.
 
     task    {"run": path of the run directory, "rank_info": fields of a `sweeper.training.distributed.RankInfo`}
     events  {"event": "ready"}
             {"event": "progress", "step": …, "steps": …, "loss": …, "tokens_per_second": …}
             {"event": "ended", "outcome": …, "reason": …}
 
-It ends at the end of its input. SIGINT, SIGTERM and SIGUSR2 stop the run under way at its next step, with a
-checkpoint; so does the death of the parent.
+It exits at the end of its input. SIGINT, SIGTERM, SIGUSR2 and the death of the parent stop the current run at its next
+step, with a checkpoint.
 """
 
 import gc
@@ -25,9 +25,9 @@ from sweeper.training.distributed import RankInfo
 
 
 def main() -> None:
-    """Serve tasks until standard input ends. First argument: the data directory."""
+    """Run tasks until standard input ends. The first argument is the data directory."""
     data_root = Path(sys.argv[1])
-    # Runs redirect standard output into their logs, and stray prints must not look like events.
+    # Runs redirect standard output into their logs, and other prints must not look like events.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     stop = StopFlag()
@@ -37,13 +37,13 @@ def main() -> None:
     def send(event: str, **fields: Any) -> None:
         try:
             channel.write(json.dumps({"event": event, **fields}) + "\n")
-        except BrokenPipeError:  # nobody listens any more
+        except BrokenPipeError:  # the pool is gone
             stop.set()
 
     from sweeper.execution.execute_run import execute_run
 
     for kind in KINDS.values():
-        resolve_name(kind.runner)  # imports torch: this is what keeping workers warm saves
+        resolve_name(kind.runner)  # imports torch, which a warm worker does only once
     send("ready")
     for line in sys.stdin:
         task = json.loads(line)
@@ -51,7 +51,7 @@ def main() -> None:
             Path(task["run"]), data_root, stop, lambda p: send("progress", **asdict(p)), RankInfo(**task["rank_info"])
         )
         send("ended", outcome=outcome, reason=reason)
-    gc.freeze()  # else the interpreter looks at every object once more before it ends, for more than a second
+    gc.freeze()  # otherwise the interpreter's exit scans every object, which takes more than a second
 
 
 if __name__ == "__main__":

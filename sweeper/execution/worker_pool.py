@@ -1,7 +1,7 @@
 """A pool of warm worker processes on this machine, one run each at a time.
 
-A worker that dies, even by `kill -9`, costs its run one attempt: the run is tried once more from its last checkpoint,
-then counts as failed. Everything else goes on.
+If a worker dies, even by `kill -9`, its run has lost one attempt. The run is tried once more from its last checkpoint.
+After that it counts as failed. Other runs are not affected.
 """
 
 import json
@@ -25,8 +25,8 @@ from sweeper.training.distributed import RankInfo
 
 MAX_EARLY_DEATHS = 2
 TICK_SECONDS = 0.25
-# Keep freed memory of any size in the process, for the next step, instead of handing its pages back and having them
-# zeroed again; and take large tensors in huge pages, where the kernel offers them.
+# Keep freed memory in the process for the next step. Returning pages to the system means that it zeroes them again.
+# Allocate large tensors in huge pages, if the kernel offers them.
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -41,13 +41,13 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 class View(Protocol):
-    """What the pool tells while it works."""
+    """Receives the events of a pool."""
 
     def started(self, slot: int, run_id: str) -> None:
-        """A worker took up a run."""
+        """A worker started a run."""
 
     def progress(self, slot: int, event: dict[str, Any]) -> None:
-        """A running run reported `step`, `steps`, `loss`, `tokens_per_second`."""
+        """A run reported `step`, `steps`, `loss`, `tokens_per_second`."""
 
     def ended(self, slot: int, run_id: str, outcome: Outcome, reason: str) -> None:
         """An attempt ended."""
@@ -56,10 +56,10 @@ class View(Protocol):
         """An attempt failed and is repeated."""
 
     def stopping(self) -> None:
-        """The user asked to stop; workers are writing checkpoints."""
+        """The user asked to stop. Workers are writing checkpoints."""
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Called about every `TICK_SECONDS`."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class _Worker:
     buffer: bytes = b""
 
     def events(self) -> tuple[list[dict[str, Any]], bool]:
-        """Events that have arrived, and whether the worker closed its end."""
+        """New events, and whether the worker closed its output."""
         assert self.process.stdout is not None
         data = os.read(self.process.stdout.fileno(), 65536)
         *lines, self.buffer = (self.buffer + data).split(b"\n")
@@ -80,20 +80,20 @@ class _Worker:
 
 @dataclass
 class WorkerPool:
-    """Runs `run_ids` in order of the list, at most `workers` at once.
+    """Executes runs in the order of a list, at most `workers` at once.
 
     Args:
         runs: directory of run directories.
         data: directory of prepared data.
-        workers: processes.
-        threads: CPU threads of each.
-        gpus: give worker i the i-th of the GPUs; they are shared if there are fewer than workers.
-        view: is told what happens.
-        retry_policy: the rule for runs that fail.
-        rank_info: of this process among the ranks of a run; the pool then has one worker and one run.
-        first_gpu: which GPU worker 0 takes.
-        signals: which signals stop the pool in good order.
-        may_kill: a second signal kills the workers; where SLURM sends the signals, it does that itself.
+        workers: number of processes.
+        threads: CPU threads of each process.
+        gpus: give worker i the i-th GPU. Workers share GPUs if there are fewer GPUs than workers.
+        view: receives the events.
+        retry_policy: the rule for failed runs.
+        rank_info: of this process among the ranks of a run. The pool then has one worker and one run.
+        first_gpu: GPU of worker 0.
+        signals: the signals that stop the pool cleanly.
+        may_kill: whether a second signal kills the workers. Under SLURM it does not, because SLURM kills them.
     """
 
     runs: Path
@@ -107,23 +107,23 @@ class WorkerPool:
     first_gpu: int = 0
     signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
     may_kill: bool = True
-    received: list[int] = field(default_factory=list, init=False)  # signals, in order
+    received: list[int] = field(default_factory=list, init=False)  # received signals, in order
     _queue: list[str] = field(default_factory=list, init=False)
     _outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict, init=False)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector, init=False)
     _early_deaths: int = field(default=0, init=False)
 
     def run(self, run_ids: Sequence[str]) -> dict[str, tuple[Outcome, str]]:
-        """Carry out all runs, or as many as there is time for before a signal.
+        """Execute all runs, or as many as possible before a signal.
 
         Returns:
             Outcome and reason of every run that was started.
 
         Raises:
-            UserError: if workers cannot start at all.
+            UserError: if no worker can start.
         """
         self._queue = list(run_ids)
-        told = False
+        stopping = False
         with self._stopping_on_signals():
             try:
                 for slot in range(min(self.workers, len(self._queue))):
@@ -131,8 +131,8 @@ class WorkerPool:
                 while self._selector.get_map():
                     for key, _ in self._selector.select(TICK_SECONDS):
                         self._serve(key.data)
-                    if self.received and not told:
-                        told = True
+                    if self.received and not stopping:
+                        stopping = True
                         self.view.stopping()
                     self.view.tick()
             finally:
@@ -181,7 +181,7 @@ class WorkerPool:
             worker.process.stdin.write(task.encode())
             worker.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died; its closed output says so in a moment
+            pass  # the worker died; its closed output is handled next
 
     def _ended(self, worker: _Worker, run_id: str, outcome: Outcome, reason: str) -> None:
         if outcome in (Outcome.ERROR, Outcome.INVALID):
@@ -194,7 +194,7 @@ class WorkerPool:
         self.view.ended(worker.slot, run_id, outcome, reason)
 
     def _reap(self, worker: _Worker) -> None:
-        """Take leave of a worker whose output closed; a replacement goes on if there is work."""
+        """Reap a worker that exited. Start a replacement if work remains."""
         assert worker.process.stdout is not None
         self._selector.unregister(worker.process.stdout)
         worker.process.stdout.close()
@@ -214,9 +214,9 @@ class WorkerPool:
 
     @contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
-        """First signal: stop in good order. Second, if `may_kill`: kill; the checkpoints on disk stay good."""
+        """First signal: stop cleanly. Second signal, if `may_kill`: kill. Checkpoints on disk remain valid."""
         previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # whoever started us may hold them back until here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # the parent may have blocked them until now
         try:
             yield
         finally:

@@ -80,7 +80,7 @@ def test_packed_runs_stay_on_one_node() -> None:
         SlurmOptions.from_dict({**LEAST, "pack": 2, "nodes": 2})
 
 
-def test_any_sbatch_option_gets_through() -> None:
+def test_any_sbatch_option_can_be_passed() -> None:
     options = SlurmOptions.from_dict({**LEAST, "extra": {"exclude": "node7"}, "partition": "gpu"})
     parameters = options.sbatch_parameters("name", "code")
     assert parameters["additional_parameters"] == {"requeue": True, "exclude": "node7"}
@@ -89,7 +89,7 @@ def test_any_sbatch_option_gets_through() -> None:
 
 
 @given(runs=st.integers(1, 60), pack=st.integers(1, 5), limit=st.integers(1, 12))
-def test_every_run_has_one_place_and_no_array_is_too_long(
+def test_every_run_has_one_job_and_no_array_is_too_long(
     tmp_path_factory: pytest.TempPathFactory, runs: int, pack: int, limit: int
 ) -> None:
     run_ids, sweeps = [f"run{number}" for number in range(runs)], tmp_path_factory.mktemp("sweeps")
@@ -101,7 +101,7 @@ def test_every_run_has_one_place_and_no_array_is_too_long(
     assert submissions(sweeps) == submissions(sweeps, "a=b,c") == [submission]
 
 
-def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path) -> None:
+def test_a_run_fails_after_the_limit_of_failures_from_one_checkpoint_only(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path)
     rundir.checkpoints.mkdir()
     attempts = MaxPerCheckpoint(limit=2, in_place=True)
@@ -112,11 +112,11 @@ def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path)
     assert fails()
     for step in (10, 20, 30):
         (rundir.checkpoints / f"step-{step:08d}.json").touch()
-        assert fails(), "a run that gets on is tried for ever"
+        assert fails(), "retries are unlimited while new checkpoints are reached"
     assert not fails()
     failure = rundir.failure()
     assert failure is not None
-    assert failure["reason"] == "gave up after 2 failures from step 30: boom"
+    assert failure["reason"] == "failed 2 times from step 30: boom"
     rundir.reset_failures()
     assert rundir.failure() is None
     assert fails()
@@ -139,7 +139,9 @@ def test_run_is_given_up_after_failures_from_one_checkpoint_only(tmp_path: Path)
         (RunStatus(State.PENDING), None, State.PENDING),
     ],
 )
-def test_directory_is_the_truth_and_slurm_explains_the_rest(seen: RunStatus, job: Job | None, state: State) -> None:
+def test_a_result_or_failure_in_the_directory_outweighs_what_slurm_says(
+    seen: RunStatus, job: Job | None, state: State
+) -> None:
     assert cluster_status(seen, job).state is state
 
 
@@ -148,7 +150,7 @@ def test_figures_know_every_state() -> None:
 
 
 @given(sequences=st.integers(1, 8), size=st.sampled_from([1, 2, 4, 8]))
-def test_ranks_share_out_the_batch_in_order(sequences: int, size: int) -> None:
+def test_ranks_divide_the_batch_in_order(sequences: int, size: int) -> None:
     batch = list(range(sequences * size))
     parts = [Ranks(rank, size).part(len(batch)) for rank in range(size)]
     assert [i for first, count in parts for i in batch[first : first + count]] == batch

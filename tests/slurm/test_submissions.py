@@ -99,7 +99,7 @@ def test_edits_after_submission_change_nothing_queued_and_results_tell_what_ran(
     assert str(lab.root) not in json.dumps(result)
 
 
-def test_poisoned_run_is_given_up_and_its_siblings_are_not(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+def test_poisoned_run_fails_and_its_siblings_do_not(lab: Lab, undisturbed: Callable[..., Any]) -> None:
     lab.submit(*SMOKE, "panel=b", "hydra.launcher.pack=4", "+hydra.launcher.extra={hold: true}")
     poisoned, *healthy = lab.sweep.run_ids
     (lab.runs / poisoned / "metrics.jsonl").mkdir()  # fails at its first step, every time
@@ -107,7 +107,7 @@ def test_poisoned_run_is_given_up_and_its_siblings_are_not(lab: Lab, undisturbed
     lab.until_job("FAILED")
     by_run = dict(zip(lab.sweep.run_ids, lab.statuses(), strict=True))
     assert by_run[poisoned].state is State.FAILED
-    assert "gave up after 3 failures from step 0: IsADirectoryError" in by_run[poisoned].reason
+    assert "failed 3 times from step 0: IsADirectoryError" in by_run[poisoned].reason
     expected = {run_id: curve for run_id, curve in undisturbed(*SMOKE).items() if run_id in lab.sweep.run_ids}
     (lab.runs / poisoned / "metrics.jsonl").rmdir()
     assert {run_id: lab.curves()[run_id] for run_id in healthy} == {run_id: expected[run_id] for run_id in healthy}

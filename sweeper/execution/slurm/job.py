@@ -1,11 +1,11 @@
-"""What one element of a job array does: train its runs, through everything a cluster does to a job.
+"""The work of one element of a job array: train its runs, and recover from what a cluster does to a job.
 
-SLURM warns of the time limit, and on many clusters of a preemption, with USR2: the runs stop at their next step with a
-checkpoint, and the job puts itself back into the queue. `scontrol requeue`, a preemption without warning and the death
-of a node put it back without asking; then the last checkpoint on disk is all there is. A training process that dies
-or fails is started again here, from its last checkpoint, until it fails too often without reaching another one.
+SLURM warns of the time limit with USR2, and on many clusters of a preemption too. The runs then stop at their next step
+with a checkpoint, and the job requeues itself. `scontrol requeue`, a preemption without warning and a node failure
+requeue the job without a warning. Its runs then resume from their last checkpoint on disk. A training process that dies
+or fails is restarted here from its last checkpoint, until it fails too often without a new checkpoint.
 
-Light on purpose: this process only watches over those that train, and outlives them.
+This process is light: it only supervises the training processes, and does not import torch.
 """
 
 import os
@@ -26,16 +26,16 @@ UNFINISHED = (Outcome.STOPPED, Outcome.ERROR)
 
 
 class RunsFailed(Exception):
-    """Runs were given up; ends the job with a status that SLURM shows as FAILED."""
+    """Runs have failed. Ends the job with a status that SLURM shows as FAILED."""
 
 
 class Interrupted(Exception):
-    """Runs are unfinished and nobody will go on unless SLURM starts the job again."""
+    """Runs are unfinished, and the job is not queued again."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """This process as SLURM sees it: one of the tasks of a job step."""
+    """This process in SLURM's terms: one task of a job step."""
 
     job: str
     restarts: str
@@ -46,15 +46,15 @@ class Task:
 
     @classmethod
     def here(cls) -> "Task":
-        """From what srun tells its tasks."""
-        told = os.environ
+        """From the environment variables that srun sets."""
+        variables = os.environ
         return cls(
-            job=told["SLURM_JOB_ID"],
-            restarts=told.get("SLURM_RESTART_COUNT", "0"),
-            rank=int(told["SLURM_PROCID"]),
-            local_rank=int(told["SLURM_LOCALID"]),
-            nodes=int(told["SLURM_JOB_NUM_NODES"]),
-            launch_host=told.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
+            job=variables["SLURM_JOB_ID"],
+            restarts=variables.get("SLURM_RESTART_COUNT", "0"),
+            rank=int(variables["SLURM_PROCID"]),
+            local_rank=int(variables["SLURM_LOCALID"]),
+            nodes=int(variables["SLURM_JOB_NUM_NODES"]),
+            launch_host=variables.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
         )
 
 
@@ -65,10 +65,10 @@ class SlurmJob:
     Attributes:
         runs: directory of run directories, absolute.
         data: directory of prepared data, absolute.
-        run_ids: runs to train side by side; a single one if there are several ranks.
-        rendezvous_dir: shared directory where the ranks of a run find each other.
-        ranks: processes that train one run together, one a task of the job.
-        attempts: failures from one checkpoint after which a run is given up.
+        run_ids: runs to train in parallel; a single run if there are several ranks.
+        rendezvous_dir: shared directory in which the ranks of a run find each other.
+        ranks: processes that train one run together, one per task of the job.
+        attempts: failures from one checkpoint after which a run counts as failed.
     """
 
     runs: str
@@ -79,13 +79,13 @@ class SlurmJob:
     attempts: int
 
     def run(self) -> None:
-        """Train the runs; called by submitit in every task of the job.
+        """Train the runs. submitit calls this in every task of the job.
 
         Raises:
-            RunsFailed: if runs were given up.
-            Interrupted: if runs are left and the job is not queued again.
+            RunsFailed: if runs have failed.
+            Interrupted: if runs are unfinished and the job is not queued again.
         """
-        signal.signal(signal.SIGUSR2, lambda *_: None)  # instead of submitit's; the pool sets its own on top
+        signal.signal(signal.SIGUSR2, lambda *_: None)  # replaces submitit's handler until the pool sets its own
         task = Task.here()
         todo = [run_id for run_id in self.run_ids if self._rundir(run_id).failure() is None]
         retry_policy: RetryPolicy = MaxPerCheckpoint(self.attempts, in_place=self.ranks == 1)
@@ -103,7 +103,7 @@ class SlurmJob:
             self._requeue(task)
             return
         if open_runs:
-            raise Interrupted(f"stopped with {', '.join(open_runs)} unfinished; resumable")
+            raise Interrupted(f"stopped with {', '.join(open_runs)} unfinished; `loopsweep retry` resumes them")
         if failed:
             raise RunsFailed("; ".join(f"{i}: {(self._rundir(i).failure() or {}).get('reason')}" for i in failed))
 
@@ -134,22 +134,22 @@ class SlurmJob:
     def _requeue(self, task: Task) -> None:
         done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
         if done.returncode:
-            raise Interrupted(f"job {task.job} cannot requeue itself: {done.stderr.strip()}; `loopsweep retry` does")
-        print(f"job {task.job} is queued again and will go on from its checkpoints", flush=True)
+            raise Interrupted(f"job {task.job} cannot requeue itself: {done.stderr.strip()}; use `loopsweep retry`")
+        print(f"job {task.job} is queued again and will resume from its checkpoints", flush=True)
 
     def _rundir(self, run_id: str) -> RunDir:
         return RunDir(Path(self.runs) / run_id)
 
 
 class LogView:
-    """A `sweeper.execution.worker_pool.View` that writes lines for the job's log."""
+    """A `sweeper.execution.worker_pool.View` that prints lines into the job's log."""
 
     def started(self, slot: int, run_id: str) -> None:
-        """A worker took up a run."""
+        """A worker started a run."""
         print(f"{run_id}: started", flush=True)
 
     def progress(self, slot: int, event: dict[str, Any]) -> None:
-        """Progress is in the run's own directory."""
+        """Not printed: progress is in the run's directory."""
 
     def ended(self, slot: int, run_id: str, outcome: Outcome, reason: str) -> None:
         """An attempt ended."""
@@ -160,8 +160,8 @@ class LogView:
         print(f"{run_id}: {reason}; trying again from its last checkpoint", flush=True)
 
     def stopping(self) -> None:
-        """A signal came."""
+        """A signal arrived."""
         print("stopping: finishing the step and writing checkpoints", flush=True)
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Not used."""

@@ -1,7 +1,7 @@
-"""Data prepared by a job array: each job makes its share of the text into tokens, one more puts the shards together.
+"""Data prepared by a job array: each job tokenizes a share of the text, and one more job writes the shards.
 
-The jobs do the tasks of `sweeper.data`, so what one machine has begun a cluster finishes, and the other way round.
-The last job runs however the others ended and does what they left.
+The jobs run the tasks of `sweeper.data`. A preparation that was started on one machine can be finished on a cluster,
+and the other way round. The last job always runs, and does the tasks that the others left.
 """
 
 import uuid
@@ -21,10 +21,10 @@ from sweeper.execution.slurm.submission import refusals_in_one_line, require_slu
 
 
 class _Requeued:
-    """A job that begins again where its records end, when SLURM warns of the time limit or a preemption."""
+    """A job that is requeued when SLURM warns of the time limit or a preemption. Finished tasks are not repeated."""
 
     def checkpoint(self) -> Any:
-        """Called by submitit on the warning; it then puts the job back into the queue."""
+        """Called by submitit on the warning. submitit then requeues the job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)  # type: ignore[arg-type]
@@ -32,38 +32,38 @@ class _Requeued:
 
 @dataclass(frozen=True)
 class Share(_Requeued):
-    """One element of the array: some of the tasks, on the cores of its allocation."""
+    """One element of the array: a part of the tasks, on the cores of its allocation."""
 
     tasks: tuple[Task, ...]
 
     def __call__(self) -> None:
-        """Do them."""
+        """Run them."""
         run_tasks("tokenizing", self.tasks, _print)
 
 
 @dataclass(frozen=True)
 class Rest(_Requeued):
-    """The job after the array: whatever is not done yet, the shards and the manifest."""
+    """The job after the array: the remaining tasks, the shards and the manifest."""
 
     spec: DataSpec
     root: Path
 
     def __call__(self) -> None:
-        """Do it."""
+        """Finish the preparation."""
         prepare_data(self.spec, self.root, lambda line: print(line, flush=True), _print)
 
 
 def submit_data(spec: DataSpec, root: Path, options: SlurmOptions, console: Console) -> None:
-    """Fetch what is to be fetched, here, and submit the rest. Returns once the jobs are queued.
+    """Download the inputs here and submit the rest. Returns once the jobs are queued.
 
     Args:
         spec: what to prepare.
-        root: where prepared data lies, on a file system that the nodes share.
-        options: of the jobs; they ask for no GPU and for `cpus_per_gpu` cores.
+        root: directory of prepared data, on a file system that the nodes share.
+        options: options of the jobs. They request no GPU and `cpus_per_gpu` cores.
         console: where to print.
 
     Raises:
-        UserError: if the text cannot be had or read; if SLURM refuses.
+        UserError: if the text cannot be fetched or read, or SLURM refuses.
     """
     max_array_size = require_slurm()
     spec, root = with_absolute_paths(spec), root.resolve()
@@ -79,15 +79,15 @@ def submit_data(spec: DataSpec, root: Path, options: SlurmOptions, console: Cons
     after = {**options.extra, **({"dependency": f"afterany:{array}"} if array else {})}
     last = _submit([Rest(spec, root)], replace(options, extra=after), f"{name}-last", folder, code)
     console.print(
-        f"submitted {count} jobs as {array}, and {last} after them; nothing here needs to stay open.\n"
-        f"They are done when the same command says that the data is ready; squeue shows them, {folder} has their logs",
+        f"submitted {count} jobs as {array}, and {last} after them; this terminal may be closed.\n"
+        f"The data is ready when the same command says so; squeue shows the jobs, {folder} has their logs",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _submit(tasks: Sequence[Share | Rest], options: SlurmOptions, name: str, folder: Path, code: Path) -> str | None:
-    """Id of the submitted job array; None if there is nothing to do."""
+    """Submit a job array. Returns its id; None if there are no tasks."""
     import submitit
 
     if not tasks:

@@ -1,4 +1,4 @@
-"""Asking SLURM about all jobs of a sweep at once: one squeue, and one sacct for what squeue has forgotten."""
+"""Query SLURM for all jobs of a sweep at once: one squeue, and one sacct for jobs that squeue no longer lists."""
 
 import getpass
 import shutil
@@ -19,7 +19,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Job:
-    """One element of a job array, as SLURM tells.
+    """One element of a job array, in SLURM's terms.
 
     Attributes:
         id: as squeue shows it, such as 1234_5; "" while unknown.
@@ -33,33 +33,33 @@ class Job:
 
     @property
     def waits(self) -> bool:
-        """It is in the queue."""
+        """Whether it is waiting in the queue."""
         return self.state in WAITING
 
     @property
     def works(self) -> bool:
-        """It has nodes."""
+        """Whether it has nodes."""
         return self.state in WORKING
 
 
-GONE = Job("", "UNKNOWN", "SLURM does not know its job any more")
+GONE = Job("", "UNKNOWN", "SLURM no longer knows the job")
 
 
 def run_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> dict[str, Job]:
-    """The jobs of those of `run_ids` that were ever submitted: the one that waits or works, else the newest.
+    """The job of each run: the one that is waiting or running, else the newest.
 
     Args:
-        submissions: where to look, the oldest first.
-        run_ids: runs of interest: those that are not finished.
+        submissions: all submissions, the oldest first.
+        run_ids: runs to look up.
 
     Returns:
-        By run id. Empty where there is no SLURM.
+        Jobs by run id, without runs that were never submitted. Empty if there is no SLURM.
 
     Raises:
         UserError: if SLURM does not answer.
     """
-    wanted = set(run_ids)
-    places = [pair for submission in submissions for pair in submission.jobs_by_run() if pair[0] in wanted]
+    selected = set(run_ids)
+    places = [pair for submission in submissions for pair in submission.jobs_by_run() if pair[0] in selected]
     if not places or shutil.which("squeue") is None:
         return {}
     known = _squeue()
@@ -87,19 +87,19 @@ def _squeue() -> dict[Place, Job]:
 
 
 def _sacct(submissions: Sequence[Submission]) -> dict[Place, Job]:
-    """Empty on a cluster without accounting."""
+    """Jobs from accounting. Empty on a cluster without it."""
     if shutil.which("sacct") is None:
         return {}
-    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(s.created for s in submissions) - 60))
+    oldest = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(s.created for s in submissions) - 60))
     names = ",".join(array.name for submission in submissions for array in submission.arrays)
     fields = "JobID,JobName,State,ExitCode"
     done = subprocess.run(
-        ["sacct", "-n", "-P", "-X", "-S", since, f"--name={names}", "-o", fields], capture_output=True, text=True
+        ["sacct", "-n", "-P", "-X", "-S", oldest, f"--name={names}", "-o", fields], capture_output=True, text=True
     )
     jobs: dict[Place, Job] = {}
     for line in done.stdout.splitlines():
         job_id, name, state, exit_code = line.split("|")
-        if "[" not in job_id:  # elements that wait stand in one line; squeue has them
+        if "[" not in job_id:  # waiting elements share one line; squeue lists them
             jobs[name, _index(job_id)] = Job(job_id, state.split()[0], f"exit {exit_code}")
     return jobs
 

@@ -1,4 +1,4 @@
-"""The code that queued jobs run: copied when they are submitted, so that later edits and commits do not touch them."""
+"""Snapshots of the code for queued jobs, taken at submission, so that later edits and commits do not affect them."""
 
 import hashlib
 import shutil
@@ -12,10 +12,10 @@ PACKAGES = ("model", "sweeper")
 
 
 def take_snapshot(directory: Path) -> Path:
-    """Copy the packages a run needs, as they stand on disk, into a directory below `directory` named by their content.
+    """Copy the packages that a run needs into a directory below `directory`, named by a hash of their content.
 
-    Uncommitted and untracked files are part of it. The snapshot records the commit and the hash of the difference from
-    it, which end up in the result of every run. The same code again is the same snapshot.
+    The copy includes uncommitted and untracked files. The snapshot records the commit and a hash of the difference from
+    it, which become part of every run's result. The same code gives the same snapshot.
     """
     files = sorted(path for package in PACKAGES for path in (CODE_ROOT / package).rglob("*.py"))
     digest = hashlib.sha256()
@@ -32,6 +32,6 @@ def take_snapshot(directory: Path) -> Path:
     write_json(temporary / ORIGIN_FILE, code_origin())
     try:
         temporary.rename(target)
-    except OSError:  # somebody else took the same one meanwhile
+    except OSError:  # another process has made the same snapshot
         shutil.rmtree(temporary)
     return target

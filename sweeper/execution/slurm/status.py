@@ -1,4 +1,4 @@
-"""Where the runs of a sweep stand: what their directories say, and SLURM of those that are not finished."""
+"""State of the runs of a sweep, from their directories and, for unfinished runs, from SLURM."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +10,9 @@ from sweeper.records.sweep_manifest import Sweep
 
 
 def sweep_status(sweep: Sweep, runs: Path, sweeps: Path) -> dict[str, RunStatus]:
-    """Where every run of a sweep stands: its directory, and what SLURM says of those that are not finished.
+    """State of every run of a sweep, from its directory and, for unfinished runs, from SLURM.
 
-    Costs one squeue and at most one sacct, however many runs there are, and none if all are finished or none was ever
+    Calls squeue once and sacct at most once, for any number of runs. Calls neither if all runs are finished or none was
     submitted to SLURM.
     """
     statuses = {run_id: run_status(runs / run_id) for run_id in sweep.run_ids}
@@ -22,7 +22,7 @@ def sweep_status(sweep: Sweep, runs: Path, sweeps: Path) -> dict[str, RunStatus]
 
 
 def cluster_status(status: RunStatus, job: Job | None) -> RunStatus:
-    """What a run's directory and its SLURM job tell together. `job` is None if it was never submitted to SLURM."""
+    """State of a run, from its directory and its SLURM job. `job` is None if the run was never submitted to SLURM."""
     if job is None or status.state in (*FINISHED, State.FAILED):
         return status
     status = replace(status, job=job.id)
@@ -31,8 +31,8 @@ def cluster_status(status: RunStatus, job: Job | None) -> RunStatus:
     if job.works:
         return replace(status, state=State.RUNNING, reason="starting")
     if job.waits:
-        begun = status.step > 0 or status.state is State.LOST
-        return replace(status, state=State.PREEMPTED if begun else State.PENDING, reason=job.reason)
+        started = status.step > 0 or status.state is State.LOST
+        return replace(status, state=State.PREEMPTED if started else State.PENDING, reason=job.reason)
     ended = f"job {job.id} ended {job.state} {job.reason}".rstrip() if job.id else job.reason
     match job.state:
         case "TIMEOUT":

@@ -1,12 +1,12 @@
-"""Submissions: which job does which runs, written down before sbatch is called.
+"""Submissions: the runs of each job, recorded before sbatch is called.
 
 sweeps/<sweep>/code/<hash>/               snapshots of the code
-sweeps/<sweep>/slurm/<name>/              one submission, in a folder of its own
-    submission.json                       options, arrays and their elements; job ids as they become known
-    jobs/                                 submitit's: sbatch scripts, pickled tasks, logs
+sweeps/<sweep>/slurm/<name>/              one submission
+    submission.json                       options, arrays and their elements; job ids once they are known
+    jobs/                                 submitit's files: sbatch scripts, pickled tasks, logs
 
-A job array is named after its submission, so a crash between sbatch and the recording of its job id loses nothing:
-the queue still tells whose it is.
+A job array has the name of its submission. If this process crashes between sbatch and the recording of the job id, the
+queue still shows the job's name.
 """
 
 import io
@@ -37,9 +37,9 @@ class JobArray:
     """One call of sbatch.
 
     Attributes:
-        name: of the job, unique among all submissions.
+        name: name of the job, unique among all submissions.
         elements: runs of each array element.
-        job_id: None until sbatch has answered.
+        job_id: None until sbatch has returned it.
     """
 
     name: str
@@ -77,14 +77,14 @@ class Submission:
         return cls(path, record["created"], record["options"], tuple(arrays))
 
     def jobs_by_run(self) -> Iterator[tuple[str, tuple[str, int]]]:
-        """Every run with the job name and array index that does it."""
+        """Every run with the name and array index of its job."""
         for array in self.arrays:
             for index, run_ids in enumerate(array.elements):
                 for run_id in run_ids:
                     yield run_id, (array.name, index)
 
     def log(self, job_name: str, index: int) -> Path | None:
-        """What the first task of a job printed; None until its job id is known."""
+        """Log file of the first task of a job; None until its job id is known."""
         array = next(array for array in self.arrays if array.name == job_name)
         if array.job_id is None:
             return None
@@ -93,7 +93,7 @@ class Submission:
 
 
 def submissions(sweeps: Path, sweep: str | None = None) -> list[Submission]:
-    """All submissions of a sweep, or of every sweep, the oldest first."""
+    """All submissions of a sweep, or of all sweeps, the oldest first."""
     found = [Submission.load(path.parent) for path in sweeps.glob(f"{sweep or '*'}/slurm/*/{RECORD}")]
     return sorted(found, key=lambda submission: submission.created)
 
@@ -101,7 +101,7 @@ def submissions(sweeps: Path, sweep: str | None = None) -> list[Submission]:
 def new_submission(
     sweeps: Path, sweep: str, run_ids: Sequence[str], options: SlurmOptions, max_array_size: int
 ) -> Submission:
-    """A submission of `run_ids` in this order, `options.pack` to an element; recorded, and not submitted yet."""
+    """Record a submission of `run_ids` in this order, `options.pack` per element. It is not submitted yet."""
     name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', sweep)}-{uuid.uuid4().hex[:6]}"
     elements = [tuple(run_ids[i : i + options.pack]) for i in range(0, len(run_ids), options.pack)]
     chunks = [elements[i : i + max_array_size] for i in range(0, len(elements), max_array_size)]
@@ -112,23 +112,23 @@ def new_submission(
 
 
 def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submission:
-    """Hand the submission to SLURM and record the job ids.
+    """Submit to SLURM and record the job ids.
 
     Args:
         submission: recorded by `new_submission`.
-        code: snapshot that the jobs run.
+        code: snapshot of the code for the jobs.
         runs: directory of run directories.
         data: directory of prepared data.
 
     Raises:
-        UserError: if sbatch refuses; arrays submitted before stay submitted and are on record.
+        UserError: if sbatch refuses. Earlier arrays stay submitted and recorded.
     """
     import submitit
 
     from sweeper.execution.slurm.job import SlurmJob
 
     options = SlurmOptions.from_dict(submission.options)
-    # USR2 may come while Python still starts, when it would kill; the pool lets it through once it can handle it.
+    # USR2 would kill Python while it starts. It is blocked until the pool has a handler for it.
     python = f"env --block-signal=USR2 {shlex.quote(sys.executable)}"
     for number, array in enumerate(submission.arrays):
         executor = submitit.SlurmExecutor(folder=(submission.path / "jobs").resolve(), python=python)
@@ -155,7 +155,7 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
 
 @contextmanager
 def refusals_in_one_line() -> Iterator[None]:
-    """Turn what sbatch refuses into a `UserError`. submitit also prints it, which is dropped here."""
+    """Turn a refusal of sbatch into a `UserError`, and drop what submitit prints about it."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
@@ -169,10 +169,10 @@ def refusals_in_one_line() -> Iterator[None]:
 
 
 def require_slurm() -> int:
-    """MaxArraySize of the cluster.
+    """Check that this machine can submit. Returns the cluster's MaxArraySize.
 
     Raises:
-        UserError: if this machine cannot submit.
+        UserError: if it cannot.
     """
     if shutil.which("sbatch") is None:
         raise UserError(

@@ -194,7 +194,7 @@ class TestRetryOnSlurm:
         """The first has failed, the second's job is gone, the third waits and the last runs."""
         slurm.queue(slurm.submit(sweep, partition="long"), "FAILED", "CANCELLED", "PENDING", "RUNNING")
         failed = sweep.rundirs[0]
-        failed.write_failure("gave up after 3 failures", attempts=3)
+        failed.write_failure("failed 3 times from step 0: it broke", attempts=3)
         ended = sweep.type("retry", "--set", "mem=128G", "time=02:30:00")
         assert (ended.status, ended.err) == (0, "")
         assert "submitted 2 runs as 13 (2 jobs)" in ended.out

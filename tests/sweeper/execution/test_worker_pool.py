@@ -1,4 +1,4 @@
-"""The pool of workers: a death costs one attempt, a signal costs nothing, and losses stay what they were."""
+"""The pool of workers: a death costs one attempt, a signal costs nothing, and losses do not change."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ from sweeper.run.schedule import Schedule
 
 
 @dataclass
-class Told:
-    """A view that remembers."""
+class RecordingView:
+    """A view that records its events."""
 
     events: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -49,16 +49,16 @@ class Told:
 
 @pytest.fixture
 def long_runs(run_config, execution) -> tuple[list[Any], Any]:
-    """Three runs that take about a second each, and how: long enough to be killed in the middle of."""
+    """Three runs of about a second, and their execution: long enough to be killed in the middle."""
     schedule = Schedule(steps=100, warmup=2, decay=4)
     configs = [replace(run_config, schedule=schedule, seed=seed) for seed in range(3)]
     return configs, replace(execution, checkpoint_every=10, validate_every=100)
 
 
 @pytest.fixture
-def pool(runs, data_root) -> Callable[..., tuple[WorkerPool, Told]]:
-    def make(workers: int = 2) -> tuple[WorkerPool, Told]:
-        view = Told()
+def pool(runs, data_root) -> Callable[..., tuple[WorkerPool, RecordingView]]:
+    def make(workers: int = 2) -> tuple[WorkerPool, RecordingView]:
+        view = RecordingView()
         return WorkerPool(runs.root, data_root, workers=workers, threads=1, gpus=False, view=view), view
 
     return make
@@ -69,7 +69,7 @@ def logged(rundir: RunDir) -> int:
 
 
 def kill_owner(rundir: RunDir, times: int, wait_until) -> threading.Thread:
-    """Kill −9 whoever runs it, `times` times, each once it has logged more than a checkpoint's worth of steps."""
+    """Kill −9 its owner `times` times, each time after more logged steps than a checkpoint interval."""
 
     def watch() -> None:
         killed: set[int] = set()
@@ -130,7 +130,7 @@ def test_a_signal_leaves_everything_resumable(pool, runs, reference_runs, long_r
     rundirs = [runs.write_config(config, execution) for config in configs]
 
     def interrupt() -> None:
-        wait_until(lambda: any(logged(rundir) >= 12 for rundir in rundirs), "a run at work")
+        wait_until(lambda: any(logged(rundir) >= 12 for rundir in rundirs), "twelve steps of a run")
         os.kill(os.getpid(), signal.SIGTERM)
 
     interrupter = threading.Thread(target=interrupt)
@@ -142,7 +142,7 @@ def test_a_signal_leaves_everything_resumable(pool, runs, reference_runs, long_r
     assert ("stopping",) in view.events
     assert signal.getsignal(signal.SIGTERM) is handler
     assert {outcome for outcome, _ in outcomes.values()} == {Outcome.STOPPED}
-    assert rundirs[2].path.name not in outcomes  # nothing new was begun
+    assert rundirs[2].path.name not in outcomes  # nothing new was started
     assert {run_status(rundir.path).state for rundir in rundirs} == {State.PENDING}
     assert not any(rundir.lock.exists() for rundir in rundirs)
 
@@ -159,7 +159,7 @@ def test_workers_that_cannot_start_are_an_error_and_not_a_loop(pool, monkeypatch
         pool()[0].run(["a", "b", "c"])
 
 
-def test_a_run_that_must_be_put_right_is_not_retried_and_others_go_on(pool, runs, run_config) -> None:
+def test_an_invalid_run_is_not_retried_and_others_continue(pool, runs, run_config) -> None:
     bad, good = runs.write_config(run_config), runs.write_config(replace(run_config, seed=1))
     config = bad.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 7"))
@@ -172,7 +172,7 @@ def test_a_run_that_must_be_put_right_is_not_retried_and_others_go_on(pool, runs
     assert run_status(bad.path).state is State.FAILED
 
 
-def test_a_worker_ends_with_its_input(repository, data_root) -> None:
+def test_a_worker_exits_at_the_end_of_its_input(repository, data_root) -> None:
     command = [sys.executable, "-m", "sweeper.execution.worker", str(data_root)]
     done = subprocess.run(command, cwd=repository, input="", capture_output=True, text=True, check=True)
     assert done.stdout == '{"event": "ready"}\n'

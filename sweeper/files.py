@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Write files atomically: a reader never sees an incomplete file."""
 
 import errno
 import json
@@ -14,13 +14,13 @@ from sweeper.errors import UserError
 
 
 def no_space(path: Path) -> UserError:
-    """What to say when the disk is full."""
+    """The error for a full disk."""
     return UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR or paths.data=DIR")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file beside `path`; on success it is synced and takes its place in one step.
+    """Open a new file next to `path`. On success it is synced and replaces `path` in one step.
 
     Raises:
         UserError: if the disk is full.
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch.save turns a failed write into a RuntimeError of its own.
+        # torch.save turns a failed write into a RuntimeError.
         origin = error if isinstance(error, OSError) else error.__context__
         if isinstance(origin, OSError) and origin.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(path) from error
@@ -85,12 +85,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace the file by indented JSON, atomically."""
+    """Replace the file's content with indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path, way_out: str = "remove this one file and run the command again") -> Any | None:
-    """Parsed content, or None if there is no such file.
+    """Parsed content of a JSON file, or None if there is no such file.
 
     Raises:
         UserError: if the file is not JSON; it ends with `way_out`.

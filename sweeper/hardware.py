@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, without asking a driver, how fast they are, and the machine's memory."""
+"""The GPUs that this process may use, found without a driver, their peak rates, and the machine's memory."""
 
 import os
 import re
@@ -8,7 +8,7 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, of 
 
 
 def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES, one a GPU: the variable's own where it is set, else one a device file."""
+    """Names for CUDA_VISIBLE_DEVICES, one per GPU: those in the variable if it is set, else one per device file."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name]
@@ -21,7 +21,7 @@ def memory_bytes() -> int:
 
 
 def peak_flops(name: str) -> float | None:
-    """Peak rate of a GPU by the name its driver gives, in FLOP/s; None if it is not known.
+    """Peak rate in FLOP/s of a GPU with this driver name; None if it is unknown.
 
     H100s on PCIe and in NVL pairs are slower than the SXM board and count as unknown.
     """

@@ -1,1 +1,1 @@
-"""What the person at the terminal sees while something is under way."""
+"""Progress shown in the terminal."""

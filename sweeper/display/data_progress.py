@@ -1,4 +1,4 @@
-"""Data being prepared, as the person at the terminal sees it: a live line, or plain ones without a terminal."""
+"""Progress of a data preparation: a live line in a terminal, else plain lines."""
 
 import time
 from datetime import timedelta
@@ -13,13 +13,13 @@ from sweeper.display.sweep_progress import PLAIN_SECONDS
 
 
 def prepare_in_view(spec: DataSpec, root: Path, console: Console) -> Manifest:
-    """`prepare_data` on all cores of this machine, shown on `console`."""
+    """`prepare_data` on all cores of this machine, with its progress on `console`."""
     with DataView(console) as view:
-        return prepare_data(spec, root, view.say, view.watch)
+        return prepare_data(spec, root, view.print_line, view.watch)
 
 
 class DataView:
-    """Stages and progress of a preparation; a context manager.
+    """Shows stages and progress of a preparation; a context manager.
 
     Args:
         console: where to draw.
@@ -34,7 +34,7 @@ class DataView:
             TextColumn("{task.fields[pace]}"),
         )
         self._live = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._began = self._said = time.monotonic()
+        self._stage_start = self._last_line = time.monotonic()
 
     def __enter__(self) -> "DataView":
         self._live.start()
@@ -43,19 +43,19 @@ class DataView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def say(self, line: str) -> None:
-        """A stage begins or ends."""
-        self._said = time.monotonic()
+    def print_line(self, line: str) -> None:
+        """Print a line, such as the start of a stage."""
+        self._last_line = time.monotonic()
         self._console.print(f"data: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def watch(self, progress: DataProgress) -> None:
-        """Show how far a stage is."""
+        """Show the progress of a stage."""
         if progress.done == 0:
-            self._began = time.monotonic()
+            self._stage_start = time.monotonic()
             for task in self._live.task_ids:
                 self._live.remove_task(task)
             self._live.add_task(progress.stage, total=progress.total, pace="")
-        seconds, completed = time.monotonic() - self._began, progress.before + progress.done
+        seconds, completed = time.monotonic() - self._stage_start, progress.before + progress.done
         pace = left = ""
         if progress.done and seconds:
             rate = progress.done / seconds
@@ -64,6 +64,6 @@ class DataView:
         for task in self._live.task_ids:
             self._live.update(task, completed=completed, pace=pace + left)
         if progress.done and completed == progress.total:
-            self.say(f"{progress.stage} took {seconds:.1f} s · {pace}")
-        elif not self._console.is_terminal and time.monotonic() - self._said > PLAIN_SECONDS:
-            self.say(f"{progress.stage} {completed / progress.total:.0%} · {pace}{left}")
+            self.print_line(f"{progress.stage} took {seconds:.1f} s · {pace}")
+        elif not self._console.is_terminal and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self.print_line(f"{progress.stage} {completed / progress.total:.0%} · {pace}{left}")

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a sweep: a live table, or plain lines where there is no terminal."""
+"""Progress of a sweep: a live table in a terminal, else plain lines."""
 
 import time
 from collections import Counter
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sweeper.run.outcome import Outcome
 
-PLAIN_SECONDS = 15.0  # between lines without a terminal, when nothing ends
+PLAIN_SECONDS = 15.0  # between lines without a terminal, while no run ends
 
 
 @dataclass
@@ -25,20 +25,20 @@ class _Slot:
 
 
 class SweepView:
-    """Progress of a pool's runs; a `sweeper.execution.worker_pool.View`, used as a context manager.
+    """Shows the progress of a pool's runs; a `sweeper.execution.worker_pool.View` and a context manager.
 
     Args:
         console: where to draw.
-        costs: expected cost of every run to do, in any one unit; the time left follows from them.
-        finished: runs of the sweep that were finished before.
+        costs: expected cost of every run, in any unit. The time left is computed from them.
+        finished: number of runs of the sweep that were finished before.
     """
 
     def __init__(self, console: Console, costs: Mapping[str, float], finished: int) -> None:
         self._console, self._costs = console, costs
         self._counts = Counter({"earlier": finished})
         self._slots: dict[int, _Slot] = {}
-        self._spent = 0.0  # cost of the runs that ended
-        self._began = self._said = time.monotonic()
+        self._spent = 0.0  # cost of the runs that have ended
+        self._start = self._last_line = time.monotonic()
         self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> "SweepView":
@@ -50,11 +50,11 @@ class SweepView:
         self._live.stop()
 
     def started(self, slot: int, run_id: str) -> None:
-        """A worker took up a run."""
+        """A worker started a run."""
         self._slots[slot] = _Slot(run_id)
 
     def progress(self, slot: int, event: dict[str, Any]) -> None:
-        """A running run reported."""
+        """A run reported its progress."""
         self._slots[slot].event = event
         self._slots[slot].fraction = event["step"] / event["steps"]
 
@@ -64,26 +64,27 @@ class SweepView:
         self._counts[outcome] += 1
         self._spent += self._costs[run_id]
         if outcome in (Outcome.ERROR, Outcome.INVALID, Outcome.LOCKED):
-            self._say(f"{run_id}: {outcome}: {reason}", style="red")
+            self._print_line(f"{run_id}: {outcome}: {reason}", style="red")
         elif not self._console.is_terminal:
-            self._say(f"{run_id} {outcome} {reason} {self._summary()}")
+            self._print_line(f"{run_id} {outcome} {reason} {self._summary()}")
 
     def retrying(self, run_id: str, reason: str) -> None:
         """An attempt failed and is repeated."""
         self._slots = {slot: state for slot, state in self._slots.items() if state.run_id != run_id}
-        self._say(f"{run_id}: {reason}; trying once more from its last checkpoint", style="yellow")
+        self._print_line(f"{run_id}: {reason}; trying once more from its last checkpoint", style="yellow")
 
     def stopping(self) -> None:
         """The user asked to stop."""
-        self._say("stopping: each worker finishes its step and writes a checkpoint (again to kill)", style="yellow")
+        line = "stopping: each worker finishes its step and writes a checkpoint (Ctrl-C again kills the workers)"
+        self._print_line(line, style="yellow")
 
     def tick(self) -> None:
-        """Some time has passed."""
-        if not self._console.is_terminal and time.monotonic() - self._said > PLAIN_SECONDS:
-            self._say(self._summary())
+        """Print a line if there was none for a while."""
+        if not self._console.is_terminal and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self._print_line(self._summary())
 
-    def _say(self, line: str, style: str = "") -> None:
-        self._said = time.monotonic()
+    def _print_line(self, line: str, style: str = "") -> None:
+        self._last_line = time.monotonic()
         self._console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _done_cost(self) -> float:
@@ -91,7 +92,7 @@ class SweepView:
 
     def _eta(self) -> str:
         done, total = self._done_cost(), sum(self._costs.values())
-        elapsed = time.monotonic() - self._began
+        elapsed = time.monotonic() - self._start
         return _clock(elapsed * (total - done) / done) if done > 0 and elapsed > 5 else "…"
 
     def _summary(self) -> str:
@@ -103,7 +104,7 @@ class SweepView:
         rate = sum(slot.event.get("tokens_per_second", 0.0) for slot in self._slots.values())
         parts += [
             f"{rate:,.0f} tokens/s",
-            f"elapsed {_clock(time.monotonic() - self._began)}",
+            f"elapsed {_clock(time.monotonic() - self._start)}",
             f"left {self._eta()}",
         ]
         return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, verified on loading, the last two kept."""
+"""Checkpoints: written atomically and verified on loading. The last two are kept."""
 
 import hashlib
 import logging
@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 
 
 def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `state` for `step` and drop all but the last two.
+    """Write `state` for `step` and delete all checkpoints but the last two.
 
-    The checksum is in place before the checkpoint takes its name, so a kill leaves it whole or not at all.
+    The checksum is written before the checkpoint gets its final name, so a kill leaves no incomplete checkpoint.
 
     Args:
-        directory: the run's checkpoint directory; made if missing.
+        directory: the run's checkpoint directory; created if missing.
         step: optimizer steps done.
-        state: tensors and plain values only (it is loaded with `weights_only=True`).
+        state: tensors and plain values only, because it is loaded with `weights_only=True`.
 
     Raises:
-        UserError: if the disk is full; earlier checkpoints stay.
+        UserError: if the disk is full. Earlier checkpoints stay.
     """
     directory.mkdir(exist_ok=True)
     target = directory / f"step-{step:08d}.pt"
@@ -39,13 +39,13 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(directory: Path, device: torch.device, step: int | None = None) -> dict[str, Any] | None:
-    """The newest checkpoint (or that of `step`) whose checksum holds, or None if there is none.
+    """The newest checkpoint with a valid checksum, or None. With `step`, only the checkpoint of that step.
 
-    A checkpoint that does not verify is skipped with a warning: the one before it, or a fresh start, gives the same
-    losses, later.
+    A checkpoint with an invalid checksum is skipped with a warning. A run that resumes from an earlier checkpoint, or
+    from the start, writes the same losses.
     """
-    wanted = "step-*.pt" if step is None else f"step-{step:08d}.pt"
-    for path in sorted(directory.glob(wanted), reverse=True):
+    pattern = "step-*.pt" if step is None else f"step-{step:08d}.pt"
+    for path in sorted(directory.glob(pattern), reverse=True):
         if _checksum(path) != _recorded_checksum(path):
             log.warning("checkpoint %s is damaged; falling back to the one before it", path.name)
             continue
@@ -60,7 +60,7 @@ def _checksum(path: Path) -> str:
 
 
 def _recorded_checksum(checkpoint: Path) -> str | None:
-    """What its writer noted; None where that is missing or torn."""
+    """The checksum recorded with the checkpoint; None if the record is missing or incomplete."""
     try:
         record = read_json(checkpoint.with_suffix(".json"))
     except UserError:

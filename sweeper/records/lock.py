@@ -1,11 +1,11 @@
-"""Who owns a run: at most one process at a time, and an owner that died is noticed.
+"""Locks of runs: a run has at most one owner process, and a dead owner is detected.
 
-On one machine the process table tells at once whether an owner lives. Between machines, which share only the file
-system, the owner's heartbeat (the lock file's modification time) does. Taking a lock is serialised by `flock` on a
-guard file, so that two processes that find the same dead owner cannot both take over.
+On one machine the process table shows at once whether an owner is alive. Machines that share only the file system use
+the owner's heartbeat, which is the lock file's modification time. Taking a lock is serialised by `flock` on a guard
+file, so two processes that find the same dead owner cannot both take over.
 
-A SLURM job that starts again, on another node, may find its own former self in the lock: killed without a word, or cut
-off and still at work. It waits for that heartbeat to stop instead of leaving the run to an owner that may be dead.
+A SLURM job that restarts on another node may find a lock held by its own previous attempt, which may be dead or still
+running on a partitioned node. The job waits until that heartbeat stops.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from sweeper.files import write_json
 from sweeper.run.stop import StopFlag
 
 HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 90.0  # of silence after which an owner on another machine counts as dead
+STALE_SECONDS = 90.0  # without a heartbeat after which an owner on another machine counts as dead
 POLL_SECONDS = 1.0
 EXIT_LOST = 75  # exit status of a process whose run was taken over
 
@@ -33,7 +33,7 @@ class RunLocked(Exception):
 
 
 def _machine() -> str:
-    """This boot of this machine, as far as its process table reaches: containers have their own."""
+    """Identifies this boot of this machine and its process table. Containers have separate process tables."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
         processes = Path("/proc/self/ns/pid").readlink().name
@@ -43,7 +43,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a process in clock ticks, which tells a reused pid from the first one; None if it is gone."""
+    """Start time of a process in clock ticks, which differs if a pid is reused. None if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
@@ -52,7 +52,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def read_owner(path: Path) -> dict[str, Any] | None:
-    """The lock's content, or None if there is none (or only a torn one)."""
+    """Content of the lock, or None if it is missing or incomplete."""
     try:
         owner = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -61,7 +61,7 @@ def read_owner(path: Path) -> dict[str, Any] | None:
 
 
 def is_alive(path: Path) -> bool:
-    """True if the lock at `path` has an owner that lives."""
+    """Whether the lock at `path` has a live owner."""
     owner = read_owner(path)
     if owner is None:
         return False
@@ -76,9 +76,9 @@ def is_alive(path: Path) -> bool:
 class RunLock:
     """Ownership of a run directory for the duration of a `with` block.
 
-    A daemon thread renews the heartbeat. If the process that started us is gone it sets `stop`, so that the run
-    ends at its next step, resumable. If the lock is not ours any more, somebody took us for dead: the process exits
-    on the spot, because whatever it wrote from now on would fall into another's files.
+    A daemon thread renews the heartbeat. If the parent process is gone, it sets `stop`, and the run stops at its next
+    step with a checkpoint. A process that loses its lock exits immediately, because another process now writes to the
+    run's files.
 
     Raises:
         RunLocked: on entry, if another live process owns the run.
@@ -94,15 +94,15 @@ class RunLock:
 
     def __enter__(self) -> "RunLock":
         while (owner := self._take()) is not None:
-            former_self = self._job is not None and owner.get("job") == self._job
-            if not former_self or self._stop.is_set():
+            same_job = self._job is not None and owner.get("job") == self._job
+            if not same_job or self._stop.is_set():
                 raise RunLocked(f"owned by process {owner.get('pid')} on {owner.get('machine', '?').split('/')[0]}")
             time.sleep(POLL_SECONDS)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 
     def _take(self) -> dict[str, Any] | None:
-        """Become the owner, or return the one that lives."""
+        """Become the owner, or return the live owner."""
         with self._guard():
             if is_alive(self._path):
                 return read_owner(self._path) or {}
@@ -146,7 +146,7 @@ class RunLock:
 
 
 class Guard:
-    """`flock` on a file, for the length of a `with` block; made if missing, never removed."""
+    """`flock` on a file for the duration of a `with` block. The file is created if missing and never removed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

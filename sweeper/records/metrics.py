@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, handed to the system as it is written."""
+"""metrics.jsonl: one JSON object per line, flushed after every line."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class MetricsFile:
-    """The end of a run's metrics, open for writing; a context manager."""
+    """A run's metrics, open for appending; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")
@@ -19,7 +19,7 @@ class MetricsFile:
         self._file.close()
 
     def write(self, line: Mapping[str, float]) -> None:
-        """Append one line; JSON has no word for a number that is not finite, so null."""
+        """Append one line. A number that is not finite becomes null, because JSON cannot represent it."""
         finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()

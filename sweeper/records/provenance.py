@@ -1,4 +1,4 @@
-"""Where a result came from: code, packages, hardware. Nothing about the user."""
+"""Origin of a result: code, packages and hardware. Nothing about the user."""
 
 import hashlib
 import platform
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "tokenizers", "datasets")
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Origin of the code, package versions, Python, processor, as they are when a process first asks."""
+    """Origin of the code, package versions, Python and processor, at the first call in a process."""
     return {
         **code_origin(),
         "python": platform.python_version(),
@@ -39,7 +39,7 @@ def written_by() -> dict[str, str | None]:
 def code_origin() -> dict[str, str | None]:
     """`commit` (with "+dirty" if the tree differs from it) and `diff`, the sha256 of the difference.
 
-    Of a snapshot, what it was taken from; None where there is no git.
+    In a snapshot, these are the values at the time of the snapshot. Both are None without git.
     """
     recorded: dict[str, str | None] | None = read_json(CODE_ROOT / ORIGIN_FILE)
     if recorded is not None:

@@ -1,4 +1,4 @@
-"""Keep home paths and secrets out of records and logs."""
+"""Remove home paths and secrets from records and logs."""
 
 import os
 import re

@@ -1,7 +1,7 @@
-"""The processes that train one run together, one a GPU: where each sits, how they meet, and what they tell each other.
+"""The processes (ranks) that train one run together, one per GPU: their rank, rendezvous and communication.
 
-Every rank computes gradients on its own part of each batch; the sums meet once a step, however many micro-batches the
-part was cut into. There is nothing to overlap that communication with, so it is a plain all-reduce.
+Every rank computes gradients on its own part of each batch. They are summed over the ranks once per step, after all
+micro-batches of the part. No computation could overlap with that communication, so it is a plain all-reduce.
 """
 
 import time
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 POLL_SECONDS = 0.1
-PATIENCE = timedelta(hours=1)  # for a rank that is behind, say because it alone compiles
+TIMEOUT = timedelta(hours=1)  # for a slow rank, which may be the only one that compiles
 
 
 class RunCancelled(Exception):
-    """Rank 0 found that the run is not to be trained."""
+    """Rank 0 decided not to train the run."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The group as its member `rank` of `size` sees it. Alone, every exchange is free."""
+    """The group of ranks, in the process with rank `rank` of `size`. With one rank nothing is communicated."""
 
     rank: int = 0
     size: int = 1
@@ -38,7 +38,7 @@ class Ranks:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """True on every rank if `flag` is on any: all stop at the same step, or none."""
+        """True on every rank if `flag` is true on any rank, so that all of them stop at the same step."""
         if self.size == 1:
             return flag
         import torch
@@ -49,7 +49,7 @@ class Ranks:
         return bool(flags.item())
 
     def from_first(self, value: int) -> int:
-        """Rank 0's `value`, on every rank."""
+        """The `value` of rank 0, on every rank."""
         if self.size == 1:
             return value
         import torch
@@ -60,7 +60,7 @@ class Ranks:
         return int(number.item())
 
     def sum_(self, tensors: Iterable["Tensor"]) -> None:
-        """Replace each tensor by its sum over all ranks."""
+        """Replace each tensor by its sum over all ranks, in place."""
         if self.size == 1:
             return
         import torch.distributed as dist
@@ -74,7 +74,7 @@ class Ranks:
         return self.rank * count, count
 
     def leave(self) -> None:
-        """Take the group apart, after a run that ended well on every rank."""
+        """Destroy the process group, after a run that ended normally on every rank."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -86,13 +86,13 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class RankInfo:
-    """A process's place among those that train a run together.
+    """A process's rank among the processes that train a run together.
 
     Attributes:
         rank: 0 … size − 1.
-        size: processes of the run.
-        host: address of rank 0's machine, as the others reach it.
-        rendezvous_file: file in a shared directory, of this attempt alone, in which rank 0 leaves its port.
+        size: number of processes of the run.
+        host: address of rank 0's machine for the other ranks.
+        rendezvous_file: file in a shared directory, for this attempt alone, in which rank 0 writes its port.
     """
 
     rank: int = 0
@@ -101,14 +101,14 @@ class RankInfo:
     rendezvous_file: str = ""
 
     def join(self, device: str, stop: StopFlag) -> Ranks:
-        """Meet the other ranks; blocks until all are there.
+        """Join the other ranks. Blocks until all have joined.
 
         Args:
-            device: "cpu" or "cuda": gloo alone, or nccl beside it.
+            device: "cpu" for gloo, or "cuda" for gloo and nccl.
             stop: ends the wait for rank 0.
 
         Raises:
-            RunCancelled: on ranks above 0, if rank 0 did or `stop` was set.
+            RunCancelled: on ranks above 0, if rank 0 cancelled the run or `stop` was set.
         """
         if self.size == 1:
             return ALONE
@@ -117,26 +117,26 @@ class RankInfo:
         port = 0 if self.rank == 0 else self._port(stop)  # 0: the system picks a free one
         is_main = self.rank == 0
         store = dist.TCPStore(  # type: ignore[attr-defined]
-            self.host, port, self.size, is_master=is_main, timeout=PATIENCE, wait_for_workers=False
+            self.host, port, self.size, is_master=is_main, timeout=TIMEOUT, wait_for_workers=False
         )
         rendezvous_file = Path(self.rendezvous_file)
         if self.rank == 0:
             write_json(rendezvous_file, {"port": store.port})
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
         if self.rank == 0:
             rendezvous_file.unlink()  # all have read it
         return Ranks(self.rank, self.size)
 
     def cancel(self) -> None:
-        """Tell the waiting ranks that there is nothing to train."""
+        """Signal to the waiting ranks that there is nothing to train."""
         if self.size > 1:
             write_json(Path(self.rendezvous_file), {"port": None})
 
     def _port(self, stop: StopFlag) -> int:
         while (record := read_json(Path(self.rendezvous_file))) is None:
             if stop.is_set():
-                raise RunCancelled("stopped before rank 0 came")
+                raise RunCancelled("stopped before rank 0 joined")
             time.sleep(POLL_SECONDS)
         if record["port"] is None:
             raise RunCancelled("rank 0 has nothing to train")

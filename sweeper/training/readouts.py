@@ -1,4 +1,4 @@
-"""What a model's residual stream does along its loop steps, read out in its own forward pass (Figures 3, 6, 7, 8)."""
+"""Read-outs of a model's residual stream after each loop step, taken in its own forward pass (Figures 3, 6, 7, 8)."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ READOUT_TOKENS = 32_768  # of the validation set: enough for means over tokens
 
 
 class _Moments:
-    """Mean and standard deviation of values of some shape over all tokens seen."""
+    """Mean and standard deviation, over all tokens, of values of a given shape."""
 
     def __init__(self, *shape: int) -> None:
         self.count = torch.zeros((), dtype=torch.float64)
         self.total, self.squares = torch.zeros(2, *shape, dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
-        """values: (tokens, …)."""
+        """Add values (tokens, …)."""
         values = values.double()
         self.count += len(values)
         self.total += values.sum(0).cpu()
@@ -31,9 +31,9 @@ class _Moments:
 
 
 class StreamReadouts:
-    """Norms, increments and losses along the stream of a model, over all tokens taken in.
+    """Norms, increments and losses along the residual stream of a model, over all tokens of its updates.
 
-    `observe` goes into a forward pass of some sequences, and `update` follows it.
+    Pass `observe` to a forward pass, then call `update`.
     """
 
     def __init__(self, model: LoopedTransformer) -> None:
@@ -52,7 +52,7 @@ class StreamReadouts:
 
     @torch.no_grad()
     def update(self, targets: Tensor) -> None:
-        """The first sequences of those just seen. targets: (≤ B, T), the tokens that follow theirs."""
+        """Add the first sequences of the last forward pass. targets: (≤ B, T), the next tokens of these sequences."""
         states = [h[: len(targets)] for h in self._states]
         self._states.clear()
         stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (tokens, S + 1, D)
@@ -63,14 +63,14 @@ class StreamReadouts:
         self._moments["increment_cosine"].add(increments @ increments.mT)
 
     def sums(self) -> list[Tensor]:
-        """What processes that each saw a part of the tokens have to add up, in place."""
+        """Tensors to sum over processes, in place, if each process has a part of the tokens."""
         return [sums for moments in self._moments.values() for sums in (moments.count, moments.total, moments.squares)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Each with `mean` and `std` over tokens.
+        """The read-outs, each with `mean` and `std` over tokens.
 
-        `residual_norm`: L2 norm per token after segment 0 (the embedding) … S of the stack; S = N where a segment is a
-        loop step. `loop_loss`: loss in nats per token with the head applied there. `increment_cosine`: cosine of the
+        `residual_norm`: L2 norm per token after segment 0 (the embedding) … S of the stack. S = N if a segment is a
+        loop step. `loop_loss`: loss in nats per token if the head is applied there. `increment_cosine`: cosine of the
         increments δ_i and δ_j of a token, S × S.
         """
         return {name: moments.to_dict() for name, moments in self._moments.items()}
@@ -78,7 +78,7 @@ class StreamReadouts:
 
 @torch.no_grad()
 def stream_readouts(model: LoopedTransformer, rows: Tensor) -> dict[str, Any]:
-    """What `StreamReadouts` finds in rows (B, T + 1) of tokens, on the model's device."""
+    """`StreamReadouts` of rows (B, T + 1) of tokens, on the model's device."""
     readouts = StreamReadouts(model)
     model(rows[:, :-1], rows[:, 1:], observe=readouts.observe)
     readouts.update(rows[:, 1:])

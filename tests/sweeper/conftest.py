@@ -1,4 +1,4 @@
-"""A tiny run, text of one's own, and ways to start a sweep; nothing here needs the network or prepared data."""
+"""A tiny run, a local text corpus, and ways to start a sweep. Nothing here needs the network or prepared data."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def text_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `run_data` lies. Not to be changed."""
+    """Directory of `run_data`. Do not change it."""
     return tmp_path_factory.mktemp("prepared")
 
 
@@ -103,19 +103,19 @@ def run_config(run_data: TokenData) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def execution() -> Execution:
-    """How `run_config` is carried out: every step logged, a checkpoint every four."""
+    """The execution of `run_config`: every step is logged, with a checkpoint every four."""
     return EXECUTION
 
 
 @pytest.fixture(scope="session")
 def literal_run() -> RunConfig:
-    """A run that depends on nothing but this file."""
+    """A run without data: it depends only on this file."""
     return RUN
 
 
 @dataclass
 class Runs:
-    """Freezes and trains runs below one directory."""
+    """Writes and trains runs below one directory."""
 
     root: Path
     data: TokenData
@@ -136,13 +136,13 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path, run_data: TokenData) -> Runs:
-    """Runs in a directory of the test's own."""
+    """Runs in a directory of this test."""
     return Runs(tmp_path / "runs", run_data)
 
 
 @pytest.fixture
 def reference_runs(tmp_path: Path, run_data: TokenData) -> Runs:
-    """Another such directory, for runs that nothing happens to."""
+    """Runs in another directory, for undisturbed runs to compare with."""
     return Runs(tmp_path / "reference", run_data)
 
 
@@ -161,7 +161,7 @@ def wait_until() -> Callable[..., None]:
 
 @dataclass
 class SweepDir:
-    """The smoke sweep on local text, below one directory, as a user would type it."""
+    """The smoke sweep on local text, below one directory, started as a user starts it."""
 
     path: Path
     text: Path
@@ -177,7 +177,7 @@ class SweepDir:
         return ["+sweep=lr_transfer", "preset=smoke", *data, *paths, "hydra.launcher.workers=2", *more]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        """Start the sweep in a process group of its own."""
+        """Start the sweep in a new process group."""
         return subprocess.Popen(
             [sys.executable, "-m", "sweeper.train", "--multirun", *self.overrides(*more)],
             cwd=REPOSITORY,
@@ -189,7 +189,7 @@ class SweepDir:
         )
 
     def run(self, *more: str) -> subprocess.CompletedProcess[str]:
-        """Carry out the sweep to its end."""
+        """Run the sweep to its end."""
         process = self.start(*more)
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -203,7 +203,7 @@ class SweepDir:
         return {path.parent.name: json.loads(path.read_text()) for path in self.runs.glob("*/result.json")}
 
     def logged_lines(self) -> int:
-        """Lines of all metrics together."""
+        """Number of lines in all metrics files."""
         return sum(content.count(b"\n") for content in self.metrics().values())
 
 
@@ -215,13 +215,13 @@ def sweep_dir(tmp_path: Path, text_dir: Path) -> SweepDir:
 
 @pytest.fixture(scope="session")
 def make_sweep_dir(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> Callable[[], SweepDir]:
-    """Makes more of them, for fixtures that several tests share."""
+    """Makes more such sweeps, for fixtures that several tests share."""
     return lambda: SweepDir(tmp_path_factory.mktemp("sweep"), text_dir)
 
 
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> SweepDir:
-    """The smoke sweep carried out once, undisturbed, with things in its environment that no record may show."""
+    """The smoke sweep, run once and undisturbed, with values in its environment that no record may contain."""
     home = tmp_path_factory.mktemp("home-of-somebody")
     planted = {"HOME": str(home), "PLANTED_API_KEY": "planted-secret-0451", "PLANTED_PLAIN": "planted-value-0452"}
     sweep = SweepDir(tmp_path_factory.mktemp("sweep"), text_dir, planted)
@@ -231,8 +231,8 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> 
 
 
 @dataclass(frozen=True)
-class Told:
-    """How a command line ended: exit status, and what stood on standard output and error."""
+class CommandResult:
+    """Exit status, standard output and standard error of a command."""
 
     status: int
     out: str
@@ -240,10 +240,10 @@ class Told:
 
 
 @pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """`command_line(*arguments)`: `python -m sweeper.train` in this process."""
 
-    def call(*arguments: str) -> Told:
+    def call(*arguments: str) -> CommandResult:
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["sweeper.train", *arguments])
         status = 0
@@ -251,6 +251,6 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
             sweeper.train.main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
-        return Told(status, *capfd.readouterr())
+        return CommandResult(status, *capfd.readouterr())
 
     return call

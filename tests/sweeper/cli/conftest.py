@@ -19,8 +19,8 @@ RESULT = {"state": "done", "val_loss": 3.25, "step": 12, "reason": "", "seconds"
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command line ended: exit status, and what it wrote to standard output and error."""
+class CommandResult:
+    """Exit status, standard output and standard error of a command."""
 
     status: int
     out: str
@@ -41,7 +41,7 @@ class TypedSweep:
         return [RunDir(self.root / "runs" / config.run_id) for config in self.configs]
 
     def write(self, name: str = "mine") -> None:
-        """Configurations and the manifest of a sweep that nobody has begun."""
+        """Write the configurations and the manifest of a sweep that has not started."""
         cells: list[dict[str, Any]] = []
         for config, rundir in zip(self.configs, self.rundirs, strict=True):
             rundir.write_config(config, self.execution, {})
@@ -49,7 +49,7 @@ class TypedSweep:
             cells.append({**axes, "base_lr": 8e-3, "seed": config.seed, "run_id": config.run_id, "steps": 12})
         Sweep(name, "lr_transfer", "smoke", tuple(cells)).save(self.root / "sweeps")
 
-    def type(self, command: str, *words: str) -> Ended:
+    def type(self, command: str, *words: str) -> CommandResult:
         """`loopsweep COMMAND mine WORDS…`."""
         places = [f"--{name}={self.root / name}" for name in ("runs", "sweeps")]
         self.capture.readouterr()
@@ -58,12 +58,12 @@ class TypedSweep:
             main([command, "mine", *words, *places])
         except SystemExit as end:
             status = int(end.code or 0)
-        return Ended(status, *self.capture.readouterr())
+        return CommandResult(status, *self.capture.readouterr())
 
 
 @pytest.fixture
 def sweep(tmp_path: Path, run_config: RunConfig, execution: Execution, capfd: pytest.CaptureFixture[str]) -> TypedSweep:
-    """Four runs that nobody has begun."""
+    """Four runs that have not started."""
     sweep = TypedSweep(tmp_path, [replace(run_config, seed=seed) for seed in range(4)], execution, capfd)
     sweep.write()
     return sweep
@@ -71,7 +71,7 @@ def sweep(tmp_path: Path, run_config: RunConfig, execution: Execution, capfd: py
 
 @dataclass
 class FakeSlurm:
-    """Shell scripts in the place of SLURM's commands; they answer what a test says, and note how they were called."""
+    """Shell scripts in place of SLURM's commands. They print what a test sets, and record their calls."""
 
     bin: Path
     sweeps: Path

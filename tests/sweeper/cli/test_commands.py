@@ -25,7 +25,7 @@ def headings(out: str) -> list[str]:
 class TestLogs:
     @pytest.fixture(autouse=True)
     def _states(self, sweep: TypedSweep) -> None:
-        """Done, failed, and two that nobody has begun; all have a log."""
+        """One done, one failed, two that have not started. All have a log."""
         done, failed, *_ = sweep.rundirs
         for number, rundir in enumerate(sweep.rundirs):
             log(rundir, f"run{number}")
@@ -35,28 +35,28 @@ class TestLogs:
     def test_without_a_name_the_last_lines_of_failed_and_running_runs_are_shown(self, sweep: TypedSweep) -> None:
         _, failed, running, _ = sweep.rundirs
         with RunLock(running.lock, StopFlag()):
-            ended = sweep.type("logs")
-        assert (ended.status, ended.err) == (0, "")
-        assert headings(ended.out) == [failed.path.name, running.path.name]
-        lines = [line for line in ended.out.splitlines() if not line.startswith("==> ")]
+            result = sweep.type("logs")
+        assert (result.status, result.err) == (0, "")
+        assert headings(result.out) == [failed.path.name, running.path.name]
+        lines = [line for line in result.out.splitlines() if not line.startswith("==> ")]
         assert lines == [f"run{number} {line}" for number in (1, 2) for line in range(10, 30)]
 
     def test_a_run_is_chosen_by_a_part_of_its_name_whatever_its_state(self, sweep: TypedSweep) -> None:
         done = sweep.rundirs[0]
-        ended = sweep.type("logs", "--run", done.path.name[-6:], "--lines", "2")
-        assert ended.out.splitlines() == [f"==> {done.log}", "run0 28", "run0 29"]
+        result = sweep.type("logs", "--run", done.path.name[-6:], "--lines", "2")
+        assert result.out.splitlines() == [f"==> {done.log}", "run0 28", "run0 29"]
 
     def test_an_unknown_run_is_one_line(self, sweep: TypedSweep) -> None:
-        ended = sweep.type("logs", "--run", "nothing-like-it")
-        assert (ended.status, ended.out) == (2, "")
-        assert ended.err == "error: no run of mine is named like 'nothing-like-it'; `loopsweep status` lists them\n"
+        result = sweep.type("logs", "--run", "nothing-like-it")
+        assert (result.status, result.out) == (2, "")
+        assert result.err == "error: no run of mine is named like 'nothing-like-it'; `loopsweep status` lists them\n"
 
     def test_what_a_job_printed_is_shown_below_what_its_run_printed(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         submission = slurm.submit(sweep)
         (submission.path / "jobs" / "12_1_0_log.out").write_text("first\nsecond\n")
-        ended = sweep.type("logs", "--run", sweep.configs[1].run_id, "--lines", "1")
-        assert headings(ended.out) == [sweep.configs[1].run_id, "12_1_0_log.out"]
-        lines = [line for line in ended.out.splitlines() if not line.startswith("==> ")]
+        result = sweep.type("logs", "--run", sweep.configs[1].run_id, "--lines", "1")
+        assert headings(result.out) == [sweep.configs[1].run_id, "12_1_0_log.out"]
+        lines = [line for line in result.out.splitlines() if not line.startswith("==> ")]
         assert lines == ["run1 29", "second"]
 
 
@@ -72,10 +72,10 @@ class TestWatch:
         for rundir in sweep.rundirs[:3]:
             rundir.write_result(RESULT)
         sweep.rundirs[3].write_failure("it broke", attempts=2)
-        ended = sweep.type("watch")
-        assert (ended.status, ended.err, waits) == (0, "", [])
-        assert ended.out.splitlines()[-1].strip() == "3 done · 1 failed"
-        assert ended.out.rstrip() == sweep.type("status").out.rstrip()
+        result = sweep.type("watch")
+        assert (result.status, result.err, waits) == (0, "", [])
+        assert result.out.splitlines()[-1].strip() == "3 done · 1 failed"
+        assert result.out.rstrip() == sweep.type("status").out.rstrip()
 
     def test_it_goes_on_until_nothing_moves(
         self, sweep: TypedSweep, waits: list[float], monkeypatch: pytest.MonkeyPatch
@@ -88,17 +88,17 @@ class TestWatch:
 
         unfinished = sweep.rundirs
         monkeypatch.setattr("sweeper.cli.status_table.time.sleep", finish_one)
-        ended = sweep.type("watch", "--seconds", "7")
+        result = sweep.type("watch", "--seconds", "7")
         assert waits == [7.0] * 4
-        assert ended.out.splitlines()[-1].strip() == "4 done"
+        assert result.out.splitlines()[-1].strip() == "4 done"
 
     def test_ctrl_c_ends_it_without_a_traceback(self, sweep: TypedSweep, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(_: float) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr("sweeper.cli.status_table.time.sleep", interrupt)
-        ended = sweep.type("watch")
-        assert (ended.status, ended.err) == (130, "")
+        result = sweep.type("watch")
+        assert (result.status, result.err) == (130, "")
 
 
 class TestRetryHere:
@@ -120,9 +120,9 @@ class TestRetryHere:
         runs.train(sweep.configs[0], sweep.execution, StopsAfterSix())
         half = failed.metrics.read_bytes()
         failed.write_failure("worker died with signal SIGKILL", attempts=2)
-        ended = sweep.type("retry", "--data", str(data_root))
-        assert ended.status == 0, ended.err
-        assert "mine: 1 done, 0 diverged, 0 failed, 0 left" in ended.out
+        result = sweep.type("retry", "--data", str(data_root))
+        assert result.status == 0, result.err
+        assert "mine: 1 done, 0 diverged, 0 failed, 0 left" in result.out
         reference, _ = reference_runs.train(sweep.configs[0], sweep.execution)
         assert failed.metrics.read_bytes() == reference.metrics.read_bytes()
         assert failed.metrics.read_bytes().startswith(half), "it began anew"
@@ -133,46 +133,46 @@ class TestRetryHere:
             rundir.write_result(RESULT)
         failed = sweep.rundirs[0]
         failed.write_failure("it broke", attempts=2)
-        ended = sweep.type("retry", "--data", str(tmp_path / "nowhere"))
-        assert ended.status == 3
-        assert ended.err.startswith("error: 1 of 1 runs failed; ")
-        assert ended.err.count("\n") == 1
-        assert f"{failed.path.name} failed: data {sweep.configs[0].data} not found below" in ended.out
+        result = sweep.type("retry", "--data", str(tmp_path / "nowhere"))
+        assert result.status == 3
+        assert result.err.startswith("error: 1 of 1 runs failed; ")
+        assert result.err.count("\n") == 1
+        assert f"{failed.path.name} failed: data {sweep.configs[0].data} not found below" in result.out
 
     def test_pending_running_and_finished_runs_are_left_alone(self, sweep: TypedSweep) -> None:
         done, running, *_ = sweep.rundirs
         done.write_result(RESULT)
         with RunLock(running.lock, StopFlag()):
-            ended = sweep.type("retry")
-        assert (ended.status, ended.err) == (0, "")
-        assert ended.out == "nothing to retry: no run of mine is failed, lost, timeout\n"
+            result = sweep.type("retry")
+        assert (result.status, result.err) == (0, "")
+        assert result.out == "nothing to retry: no run of mine is failed, lost, timeout\n"
 
 
 def test_a_sweep_that_never_went_to_slurm_has_nothing_to_cancel(sweep: TypedSweep) -> None:
-    ended = sweep.type("cancel")
-    assert (ended.status, ended.out) == (2, "")
-    assert ended.err == "error: mine has no SLURM jobs; a local sweep stops with Ctrl-C where it runs\n"
+    result = sweep.type("cancel")
+    assert (result.status, result.out) == (2, "")
+    assert result.err == "error: mine has no SLURM jobs; a local sweep stops with Ctrl-C where it runs\n"
 
 
 class TestCancelOnSlurm:
     def test_jobs_that_wait_or_run_are_cancelled_in_one_call(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         slurm.queue(slurm.submit(sweep), "COMPLETED", "RUNNING", "PENDING", "FAILED")
-        ended = sweep.type("cancel")
+        result = sweep.type("cancel")
         assert slurm.calls("scancel") == [["12_1", "12_2"]]
-        assert (ended.status, ended.err) == (0, "")
-        assert ended.out == "cancelled 2 jobs of mine; results and checkpoints stay\n"
+        assert (result.status, result.err) == (0, "")
+        assert result.out == "cancelled 2 jobs of mine; results and checkpoints stay\n"
 
     def test_without_such_jobs_nothing_is_called(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         slurm.queue(slurm.submit(sweep), "COMPLETED", "FAILED")
-        ended = sweep.type("cancel")
+        result = sweep.type("cancel")
         assert slurm.calls("scancel") == []
-        assert (ended.status, ended.out) == (0, "no job of mine waits or runs\n")
+        assert (result.status, result.out) == (0, "no job of mine waits or runs\n")
 
     def test_a_refusal_is_one_line(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         slurm.queue(slurm.submit(sweep), "RUNNING")
         slurm.answer("scancel", "scancel: error: Access/permission denied", status=1)
-        ended = sweep.type("cancel")
-        assert (ended.status, ended.err) == (
+        result = sweep.type("cancel")
+        assert (result.status, result.err) == (
             2,
             "error: scancel failed: scancel: error: Access/permission denied\n",
         )
@@ -180,10 +180,12 @@ class TestCancelOnSlurm:
     def test_a_controller_that_does_not_answer_is_one_line(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         slurm.submit(sweep)
         slurm.answer("squeue", "slurm_load_jobs error: Unable to contact slurm controller", status=1)
-        ended = sweep.type("cancel")
-        assert ended.status == 2
-        assert ended.err.startswith("error: slurm_load_jobs error: Unable to contact slurm controller; try again later")
-        assert ended.err.count("\n") == 1
+        result = sweep.type("cancel")
+        assert result.status == 2
+        assert result.err.startswith(
+            "error: slurm_load_jobs error: Unable to contact slurm controller; try again later"
+        )
+        assert result.err.count("\n") == 1
         assert slurm.calls("scancel") == []
 
 
@@ -195,9 +197,9 @@ class TestRetryOnSlurm:
         slurm.queue(slurm.submit(sweep, partition="long"), "FAILED", "CANCELLED", "PENDING", "RUNNING")
         failed = sweep.rundirs[0]
         failed.write_failure("failed 3 times from step 0: it broke", attempts=3)
-        ended = sweep.type("retry", "--set", "mem=128G", "time=02:30:00")
-        assert (ended.status, ended.err) == (0, "")
-        assert "submitted 2 runs as 13 (2 jobs)" in ended.out
+        result = sweep.type("retry", "--set", "mem=128G", "time=02:30:00")
+        assert (result.status, result.err) == (0, "")
+        assert "submitted 2 runs as 13 (2 jobs)" in result.out
         assert len(slurm.calls("sbatch")) == 1
         [script] = (path.read_text() for path in slurm.sweeps.glob("mine/slurm/*/jobs/13_submission.sh"))
         for line in ("--array=0-1%2", "--mem=128G", "--time=150", "--partition=long"):
@@ -212,17 +214,17 @@ class TestRetryOnSlurm:
     ) -> None:
         slurm.queue(slurm.submit(sweep), "FAILED", "FAILED", "FAILED", "FAILED")
         for words, named in ((("memory=1G",), "hydra.launcher.memory is unknown"), (("mem",), "--set mem: give key=")):
-            ended = sweep.type("retry", "--set", *words)
-            assert ended.status == 2
-            assert ended.err.startswith(f"error: {named}")
-            assert ended.err.count("\n") == 1
+            result = sweep.type("retry", "--set", *words)
+            assert result.status == 2
+            assert result.err.startswith(f"error: {named}")
+            assert result.err.count("\n") == 1
         assert slurm.calls("sbatch") == []
 
     def test_what_sbatch_refuses_is_one_line(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         slurm.queue(slurm.submit(sweep), "FAILED", "COMPLETED", "COMPLETED", "COMPLETED")
         slurm.answer("sbatch", "sbatch: error: invalid partition specified: long", status=1)
-        ended = sweep.type("retry")
-        assert ended.status == 2
-        assert ended.err.startswith("error: sbatch refused: ")
-        assert "invalid partition" in ended.err
-        assert ended.err.count("\n") == 1
+        result = sweep.type("retry")
+        assert result.status == 2
+        assert result.err.startswith("error: sbatch refused: ")
+        assert "invalid partition" in result.err
+        assert result.err.count("\n") == 1

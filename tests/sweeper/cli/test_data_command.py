@@ -1,4 +1,4 @@
-"""`loopsweep data`: what it prepares is what a sweep asks for, and what cannot be is one line."""
+"""`loopsweep data`: it prepares the data that a sweep needs, and an impossible request is one line."""
 
 import io
 import sys
@@ -57,7 +57,7 @@ def test_data_is_prepared_once_and_a_sweep_finds_it(
         ("hydra/launcher=slurm", "error: hydra/launcher=slurm, but there is no sbatch on this machine"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_status_2(
+def test_an_impossible_request_is_one_line_and_status_2(
     data: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, override: str, message: str
 ) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
@@ -69,14 +69,14 @@ def test_what_cannot_be_is_one_line_and_status_2(
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize(
-    ("done", "told"),
+    ("done", "shown"),
     [
         (200_000_000, ["tokenizing", "75%", "2,500,000 tokens/s", "10.0 MB/s", "left 0:00:10"]),
         (300_000_000, ["tokenizing took 20.0 s", "3,750,000 tokens/s", "15.0 MB/s"]),
     ],
 )
-def test_progress_tells_rate_and_time_left(
-    terminal: bool, done: int, told: list[str], monkeypatch: pytest.MonkeyPatch
+def test_progress_shows_rate_and_time_left(
+    terminal: bool, done: int, shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
     monkeypatch.setattr("sweeper.display.data_progress.time.monotonic", lambda: now)
@@ -85,5 +85,5 @@ def test_progress_tells_rate_and_time_left(
         view.watch(Progress("tokenizing", total=400_000_000, before=100_000_000, done=0, tokens=0))
         now = 20.0
         view.watch(Progress("tokenizing", total=400_000_000, before=100_000_000, done=done, tokens=done // 4))
-    for text in told:
+    for text in shown:
         assert text in screen.getvalue()

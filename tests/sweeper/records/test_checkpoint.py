@@ -1,4 +1,4 @@
-"""Checkpoints are whole, verified, the last two, and never run code."""
+"""Checkpoints are complete and verified. The last two are kept. Loading one runs no code."""
 
 import errno
 import hashlib
@@ -103,7 +103,7 @@ class Bomb:
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_executed(tmp_path: Path) -> None:
-    """Even where whoever wrote it got the checksum right."""
+    """Even if its checksum is right."""
     directory, mark = saved(tmp_path / "checkpoint", 4), tmp_path / "executed"
     path = directory / "step-00000008.pt"
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One owner at a time; a dead one is noticed at once here, and by its silence elsewhere."""
+"""A run has one owner at a time. A dead owner is detected at once on this machine, elsewhere by its heartbeat."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from sweeper.records import lock as lock_module
 from sweeper.records.lock import EXIT_LOST, STALE_SECONDS, RunLock, RunLocked, is_alive, read_owner
 from sweeper.run.stop import StopFlag
 
-# Take the locks named on standard input one after another, each until the next line; say how it went.
+# Take the locks named on standard input one after another, each until the next line. Print whether it worked.
 HOLDER = """
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ for line in sys.stdin:
 
 
 class Holder:
-    """A process that takes locks when told to."""
+    """A process that takes locks on request."""
 
     def __init__(self, repository: Path) -> None:
         self.process = subprocess.Popen(
@@ -73,7 +73,7 @@ def write_owner(path: Path, **owner: object) -> None:
     path.write_text(json.dumps({**ours, "process_start": lock_module._process_start(os.getpid()), **owner}))
 
 
-def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_owner_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with take(path):
         with pytest.raises(RunLocked, match=f"owned by process {os.getpid()} on "), take(path):
@@ -82,7 +82,7 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> 
     assert not path.exists()
 
 
-def test_another_process_is_refused_until_the_owner_lets_go(tmp_path: Path, holders) -> None:
+def test_another_process_is_refused_until_the_owner_releases_the_lock(tmp_path: Path, holders) -> None:
     path = tmp_path / "lock"
     assert holders[0].take(path) == "won"
     assert holders[1].take(path) == "owned"
@@ -97,7 +97,7 @@ def test_a_killed_owner_is_taken_over_at_once(tmp_path: Path, holders, reaped, w
     holders[0].process.kill()
     if reaped:
         holders[0].process.wait()
-    wait_until(lambda: not is_alive(path))  # the heartbeat is fresh: only the process table tells
+    wait_until(lambda: not is_alive(path))  # known from the process table, because the heartbeat is fresh
     assert time.time() - path.stat().st_mtime < STALE_SECONDS
     with take(path):
         assert read_owner(path)["pid"] == os.getpid()
@@ -113,7 +113,7 @@ def test_a_reused_pid_is_not_its_first_owner(tmp_path: Path) -> None:
         pass
 
 
-def test_an_owner_on_another_machine_lives_by_its_heartbeat(tmp_path: Path) -> None:
+def test_an_owner_on_another_machine_is_alive_while_its_heartbeat_is(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     write_owner(path, machine="elsewhere/01234567", pid=1, process_start="1")
     with pytest.raises(RunLocked, match="owned by process 1 on elsewhere"), take(path):
@@ -159,7 +159,7 @@ def test_the_heartbeat_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         wait_until(lambda: path.stat().st_mtime > 1, "a heartbeat")
 
 
-def test_who_lost_the_lock_exits_on_the_spot_and_leaves_it_alone(tmp_path: Path, repository) -> None:
+def test_a_process_that_loses_its_lock_exits_at_once_and_leaves_it_alone(tmp_path: Path, repository) -> None:
     path = tmp_path / "lock"
     code = f"""
 import sys, threading

@@ -1,4 +1,4 @@
-"""No home path and no secret gets into a record or a log."""
+"""Records and logs contain no home path and no secret."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_home_and_checkout_and_secrets_are_replaced_by_their_names(planted, repo
     assert "plainly-seen" in shown
 
 
-def test_short_values_are_left_alone_lest_they_blank_out_ordinary_words(monkeypatch) -> None:
+def test_short_values_are_kept_because_they_may_be_ordinary_words(monkeypatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "step")
     assert redact("step 3") == "step 3"
 

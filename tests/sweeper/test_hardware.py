@@ -1,8 +1,24 @@
-"""A GPU's peak rate is known by name, or not at all."""
+"""Visible GPUs are found without a driver. A GPU's peak rate is known by name, or not at all."""
+
+from pathlib import Path
 
 import pytest
 
-from sweeper.hardware import peak_flops
+from sweeper.hardware import peak_flops, visible_gpus
+
+
+@pytest.mark.parametrize(("variable", "names"), [("2,GPU-5a", ["2", "GPU-5a"]), ("0", ["0"]), ("", [])])
+def test_visible_gpus_are_those_of_the_variable(monkeypatch: pytest.MonkeyPatch, variable, names) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/dev/nvidia0")])
+    assert visible_gpus() == names
+
+
+@pytest.mark.parametrize("devices", [0, 3])
+def test_without_the_variable_every_device_file_is_a_gpu(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path(f"/dev/nvidia{i}") for i in range(devices)])
+    assert visible_gpus() == [str(i) for i in range(devices)]
 
 
 @pytest.mark.parametrize(

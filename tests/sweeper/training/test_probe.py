@@ -53,6 +53,10 @@ def stream_by_hand(model: LoopedTransformer, tokens: torch.Tensor) -> list[torch
     return states
 
 
+def rms(values: torch.Tensor) -> float:
+    return math.sqrt(sum(value * value for value in values.detach().double().flatten().tolist()) / values.numel())
+
+
 def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution: Execution) -> None:
     assert run(rundir, PROBE, execution)["state"] == "done"
     model = LoopedTransformer(SHAPE)
@@ -70,14 +74,12 @@ def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution
     for line in lines:
         h = stream_by_hand(model, tokens)[-1]
         loss = F.cross_entropy(model.final_norm(h).flatten(0, 1) @ model.embedding.weight.T, targets.flatten())
-        n_values = h.numel()
         assert line["loss"] == pytest.approx(loss.item(), rel=1e-5)
-        assert line["residual_rms"] == pytest.approx(math.sqrt(float((h.double() ** 2).sum()) / n_values), rel=1e-5)
+        assert line["residual_rms"] == pytest.approx(rms(h), rel=1e-5)
         if before is None:
             assert "update_rms" not in line
         else:
-            change = math.sqrt(float(((h - before).double() ** 2).sum()) / n_values)
-            assert line["update_rms"] == pytest.approx(change, rel=1e-4)
+            assert line["update_rms"] == pytest.approx(rms(h - before), rel=1e-4)
         before = h.detach()
         adamw.zero_grad()
         loss.backward()

@@ -197,7 +197,7 @@ def markdown(date: str, draws: int, found: dict[str, dict[str, dict[str, Result]
     within = sum(BAND[0] <= value <= BAND[1] for value in nominal)
     parts = [
         INTRODUCTION.format(date=date, draws=draws),
-        f"Of {len(nominal)} coverages promised at 95%, {within} are within {BAND[0]:.0%}–{BAND[1]:.0%}; lowest "
+        f"{within} of the {len(nominal)} nominal coverages are within {BAND[0]:.0%}–{BAND[1]:.0%}: lowest "
         f"{min(nominal):.1%}, highest {max(nominal):.1%}, mean {np.mean(nominal):.1%}.",
     ]
     for setting, by_seeds in found.items():
@@ -217,19 +217,21 @@ def _cell(result: Result) -> str:
 
 INTRODUCTION = """# Coverage of the 95% intervals
 
-Written by `benchmarks/coverage.py`, {date}; {draws} synthetic sweeps a setting and number of seeds.
+Written by `benchmarks/coverage.py`, {date}; {draws} synthetic sweeps per setting and number of seeds.
 
-Curves of 0.03 nats per squared octave, "skewed" with 0.006 per cubed octave on top, on a grid of six octaves and on
-the paper's; optima anywhere between rates. Noise of one run 0.004 nats, each seed's common offset 0.02 at a depth and
-0.003 on a curve. "diverging": rates above 0.9 octaves from the optimum diverge. "near the edge": the optimum half-way
-between the last two rates; "beyond": half an octave above the last. Widths are medians, in octaves (optimum, shift),
-nats (regret, gain) or the lowest rate (best grid rate). What the intervals promise:
+Loss curves have 0.03 nats per squared octave, and "skewed" ones also 0.006 nats per cubed octave. The grids are one of
+six octaves and the paper's. Optima are anywhere between rates. The noise of one run is 0.004 nats. Each seed has a
+common offset of 0.02 nats at a depth and 0.003 nats on a curve. In "diverging", rates more than 0.9 octaves above the
+optimum diverge. In "near the edge" the optimum is half-way between the last two rates, in "beyond the edge" half an
+octave above the last rate. Widths are medians, in octaves (optimum, shift), nats (regret, gain) or multiples of the
+lowest rate (best grid rate). The promised coverage:
 
-- **nominal**: 95%. Of an optimum, that of the least-squares parabola through the expected losses in the chosen window.
-- **at least**: more than 95%, because the value is one of a few grid rates, cannot be below 0, or lies beyond the grid,
-  where the interval says no more than "at the edge or beyond".
-- **misfit**: nothing. On a skewed curve the parabola's vertex is not the optimum; the difference, a tenth of an
-  octave here, does not shrink with seeds. A shift suffers less, because both its ends are off alike.
+- **nominal**: 95%. The optimum meant is the vertex of a least-squares parabola through the expected losses in the
+  chosen window.
+- **at least**: more than 95%, because the value is one of a few grid rates, cannot be below 0, or lies beyond the grid.
+  Beyond the grid, the interval only says "at the edge or beyond".
+- **misfit**: none. On a skewed curve the parabola's vertex is not the optimum. The difference is a tenth of an octave
+  here, and does not shrink with more seeds. A shift is less affected, because both its ends have the same error.
 """
 
 

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def tokenizers(_: Path) -> dict[str, Any]:
-    """MB of text a second, Llama 3 tokens of 16.6 MB of Wikipedia, best of three; tiktoken against `tokenizers`."""
+    """MB of text per second: tiktoken against `tokenizers`, Llama 3 tokens of 16.6 MB of Wikipedia, best of three."""
     import tiktoken
 
     texts = [document.text for document in unit(ROOT, print).documents()]
@@ -94,8 +94,8 @@ def tokenizers(_: Path) -> dict[str, Any]:
 
 
 def small(scratch: Path) -> dict[str, Any]:
-    """`loopsweep data` on 100 MB of text in local parquet, on one core and on all, best of two: the stage that reads,
-    splits, tokenizes and writes pieces, starting its processes included; and the whole command."""
+    """`loopsweep data` on 100 MB of text in local parquet files, on one core and on all cores, best of two.
+    `tokenizing` is the stage that reads, splits, tokenizes and writes, with the start of its processes."""
     megabytes = _write_corpus(scratch / "corpus", 6) / 1e6
     one, all_cores = (
         min((_prepared(scratch, f"{name}{i}", prefix) for i in range(2)), key=lambda run: run["tokenizing"])
@@ -115,7 +115,7 @@ def small(scratch: Path) -> dict[str, Any]:
 
 
 def large(scratch: Path) -> dict[str, Any]:
-    """The same on 1 GB of text, on all cores, once."""
+    """The same with 1 GB of text, on all cores, once."""
     megabytes = _write_corpus(scratch / "corpus", 61) / 1e6
     run = _prepared(scratch, "all", [])
     return {
@@ -127,7 +127,7 @@ def large(scratch: Path) -> dict[str, Any]:
 
 
 def kill(scratch: Path) -> dict[str, Any]:
-    """Kill -9 the command at five random times while it prepares 100 MB, then let it end; compare every file."""
+    """Kill -9 the command at five random times while it prepares 100 MB, then let it finish, and compare all files."""
     _write_corpus(scratch / "corpus", 6)
     undisturbed = _prepared(scratch, "undisturbed", [])
     generator, killed = random.Random(), []
@@ -151,7 +151,7 @@ def kill(scratch: Path) -> dict[str, Any]:
 
 
 def reading(scratch: Path) -> dict[str, Any]:
-    """Milliseconds of a step of `laptop` at N = 1, its shortest: the whole step, making its batch, waiting for it."""
+    """Milliseconds of a step of `laptop` at N = 1, its shortest: the whole step, loading its batch, waiting for it."""
     from omegaconf import open_dict
 
     from sweeper.config.compose import compose_config

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def quick_sweep(scratch: Path) -> dict[str, Any]:
-    """The whole quick grid as on a fresh clone, downloads aside (data prepared, blocks compiled), then once more."""
+    """The whole quick grid on a fresh clone, without downloads (with data preparation and compilation), then again."""
     if Path("data/wheels").exists():
         shutil.copytree("data/wheels", scratch / "data" / "wheels")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "compiled")
@@ -82,7 +82,7 @@ def quick_sweep(scratch: Path) -> dict[str, Any]:
 
 
 def plan(scratch: Path) -> dict[str, Any]:
-    """`loopsweep plan` for 120 and for 600 runs at `paper`, nothing downloaded."""
+    """`loopsweep plan` for 120 and for 600 runs of `paper`, without downloads."""
     command = [sys.executable, "-m", "sweeper", "plan", "+sweep=lr_transfer", "preset=paper", *_paths(scratch, "none")]
     few, many = (
         statistics.median(_timed([*command, f"grid.seeds={seeds}"]) for _ in range(3))
@@ -96,7 +96,7 @@ def plan(scratch: Path) -> dict[str, Any]:
 
 
 def laptop(scratch: Path) -> dict[str, Any]:
-    """The laptop grid's expected time, from steps measured on this machine."""
+    """Expected time of the laptop grid, from steps measured on this machine."""
     command = [sys.executable, "-m", "sweeper", "plan", "+sweep=lr_transfer", "preset=laptop", *_paths(scratch)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("time on this machine"))
@@ -125,7 +125,7 @@ def paper_shape(scratch: Path) -> dict[str, Any]:
 
 
 def kill(scratch: Path) -> dict[str, Any]:
-    """Kill -9 the whole process tree at random moments, go on, and compare with an undisturbed sweep."""
+    """Kill -9 the whole process tree at random moments, resume, and compare with an undisturbed sweep."""
     axes = ["preset=quick", "panel=a,b", "model.n_loops=1,2", "optimizer.base_lr=4e-3,8e-3"]
     undisturbed, disturbed = scratch / "undisturbed", scratch / "disturbed"
     wall = _timed([*GRID, *axes, *_paths(undisturbed)])

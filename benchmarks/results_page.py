@@ -18,10 +18,10 @@ def _train_step(points: dict[str, Any]) -> list[str]:
     lines = [
         "## One optimizer step",
         "",
-        "Seconds; `floor` is the step's matrix products alone, by the fastest way that torch has (at 58f9dae74 and",
-        "af7d0d148: by MKL), `HF` is Hugging Face's Llama with the same layers repeated, `HF compiled` the same with",
-        "every block compiled. Ratios above 1 against HF: ours is faster. Medians; a ratio is the median over rounds",
-        "in which every candidate took its turn.",
+        "Times in seconds. `floor` is the time of the step's matrix products alone, with the fastest method of torch",
+        "(at commits 58f9dae74 and af7d0d148: MKL). `HF` is Hugging Face's Llama with the same layers repeated.",
+        "`HF compiled` is the same with every block compiled. Where `HF / ours` is above 1, ours is faster. All values",
+        "are medians. A ratio is the median over rounds, and in each round every candidate runs once.",
     ]
     columns = ("shape", "N", "threads", "ours", "floor", "ours / floor", "HF / ours", "HF compiled / ours", "turns")
     lines += ["", f"| {' | '.join(columns)} | measured |", "|---" * (len(columns) + 1) + "|"]
@@ -38,8 +38,8 @@ def _memory(known: dict[str, Any]) -> list[str]:
     lines = ["## Peak memory", "", "![Peak memory against N and vocabulary](memory.png)", ""]
     lines += [f"{known['date']}, {known['processor']}, torch {known['packages']['torch']}, {known['commit']}.", ""]
     for head in known.get("head", []):
-        above = f"{head['above_gib']:.2f} GiB above the weights and their gradient."
-        lines += [f"Head and loss of {head['tokens']} tokens × 128,256: {above}", ""]
+        above = f"{head['above_gib']:.2f} GiB more than the weights and their gradient."
+        lines += [f"Head and loss for {head['tokens']} tokens × 128,256: {above}", ""]
     lines += ["| N | vocabulary | recomputed | peak, GiB | estimated, GiB |", "|---|---|---|---|---|"]
     for p in [*known.get("loops", []), *known.get("vocabulary", [])]:
         cells = [p["loops"], p.get("vocabulary", 128_256), "yes" if p["recompute"] else "no"]

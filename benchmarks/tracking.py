@@ -142,8 +142,8 @@ def while_stepping() -> Sweep:
 
 
 def mirror_usage(cpu: dict[int, float]) -> int:
-    """Proportional memory of all mirror processes and wandb's services, bytes; their processor seconds so far by
-    process id go into `cpu`."""
+    """Proportional memory, in bytes, of all follower processes and wandb's services. Their processor seconds so far go
+    into `cpu`, by process id."""
     total = 0
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
@@ -185,10 +185,10 @@ def markdown(known: dict[str, Any]) -> str:
     lines = [
         "# Mirroring to wandb",
         "",
-        f"Written by `benchmarks/tracking.py`. Each sweep is {RUNS} runs on {WORKERS} workers, which keep both cores",
-        "busy; step time is the runs' own record, the first line of metrics comes after ten steps; the mirror's memory",
-        "and its share of the cores' time are those of all its processes, imports and wandb's service included. `hung`",
-        "is tracking=online with a server that never answers.",
+        f"Written by `benchmarks/tracking.py`. Each sweep has {RUNS} runs on {WORKERS} workers, which keep both cores",
+        "busy. Step time is from the runs' records. The first line of metrics is written after ten steps. The mirror's",
+        "memory and share of the cores' time are those of all its processes, with their imports and wandb's service.",
+        "`hung` is tracking=online with a server that never answers.",
     ]
     for preset, record in known.items():
         modes = record["modes"]

@@ -247,7 +247,7 @@ def _rows(texts: list[str], seed: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def _command(scratch: Path, name: str) -> list[str]:
-    """`loopsweep data` as a user would type it, into a data folder of its own."""
+    """The `loopsweep data` command of a user, with a separate data folder."""
     wheel = scratch / name / "wheels"
     if not wheel.exists():
         shutil.copytree(ROOT / "wheels", wheel)
@@ -269,12 +269,12 @@ def _prepared(scratch: Path, name: str, prefix: list[str]) -> dict[str, Any]:
         peak = max(peak, _resident(process))
         time.sleep(SAMPLE_SECONDS)
     seconds = time.perf_counter() - began
-    told = re.search(r"tokenizing took ([\d.]+) s", process.stdout.read())
+    line = re.search(r"tokenizing took ([\d.]+) s", process.stdout.read())
     assert process.returncode == 0, command
     [manifest] = (scratch / name).glob("*/manifest.json")
     return {
         "seconds": round(seconds, 2),
-        "tokenizing": float(told[1]) if told else None,  # None when there was nothing left to do
+        "tokenizing": float(line[1]) if line else None,  # None if nothing was left to do
         "peak_rss_GiB": round(peak / 2**30, 3),
         "hash": json.loads(manifest.read_text())["hash"],
     }

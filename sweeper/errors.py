@@ -1,17 +1,17 @@
-"""The one exception type whose message is meant for the person at the keyboard."""
+"""The exception type whose message is for the user."""
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
-    The message is one line that names the key or thing, its value, what is allowed and the way out. Entry
-    points print it without a traceback and exit with `exit_status`.
+    The message is one line. It names the key, its value, what is allowed and how to fix it. Entry points print it
+    without a traceback and exit with `exit_status`.
     """
 
     exit_status = 2
 
 
 class SweepIncomplete(UserError):
-    """A sweep ended with runs failed or left over; what finished is good and can be drawn."""
+    """A sweep ended with failed or unfinished runs. Its finished runs are valid and can be drawn."""
 
     exit_status = 3

@@ -1,4 +1,4 @@
-"""A real SLURM cluster on this machine, for the tests: virtual nodes with fake GPUs, all daemons of its own.
+"""A real SLURM cluster on this machine, for the tests: virtual nodes with fake GPUs, and separate daemons.
 
     python -m tests.slurm.cluster install    # Debian packages, as root
     python -m tests.slurm.cluster start      # prints what to export
@@ -99,17 +99,17 @@ StorageLoc=slurm_acct_db
 
 
 def search_path() -> str:
-    """Where programs are looked for: daemons often lie off the path."""
+    """PATH with the directories of daemons, which are often missing in it."""
     return os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 
 class ClusterError(Exception):
-    """The cluster does not come up."""
+    """The cluster does not start."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster below `root`; `start` and `stop` may be called in any state."""
+    """One cluster below `root`. `start` and `stop` may be called in any state."""
 
     root: Path
     accounting: bool = False
@@ -118,12 +118,12 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to talk to this cluster."""
-        told = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-        return {**told, "PATH": search_path(), "SLURM_CONF": str(self.root / "etc/slurm.conf")}
+        """Environment of a process that uses this cluster."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        return {**others, "PATH": search_path(), "SLURM_CONF": str(self.root / "etc/slurm.conf")}
 
     def start(self) -> None:
-        """Bring all daemons up; returns when all nodes are ready."""
+        """Start all daemons. Returns when all nodes are ready."""
         self._write_configuration()
         if not self._alive("munged"):
             munge = self.root / "munge"
@@ -142,7 +142,7 @@ class Cluster:
         self._wait("all nodes", lambda: all(self.node_state(node).startswith("IDLE") for node in NODES))
 
     def stop(self) -> None:
-        """Kill all jobs and daemons; the configuration and logs stay."""
+        """Kill all jobs and daemons. The configuration and logs stay."""
         if self._works("scontrol", "ping"):
             with contextlib.suppress(ClusterError):
                 self._run("scancel", "--full", "--signal=KILL", "--user=root")
@@ -160,11 +160,11 @@ class Cluster:
             self._run("slurmd", "-N", node)
 
     def kill_slurmd(self, node: str) -> None:
-        """`kill -9` of the daemon alone; its jobs' processes go on."""
+        """`kill -9` of the daemon alone. The processes of its jobs continue."""
         os.kill(self._pid(f"slurmd.{node}"), signal.SIGKILL)
 
     def kill_node(self, node: str) -> None:
-        """Everything on the node dies at once, as if it lost power."""
+        """Kill everything on the node at once, as a power failure does."""
         daemon = self._pid(f"slurmd.{node}")
         os.kill(daemon, signal.SIGSTOP)  # a dead node reports nothing
         self._kill([daemon, *self._job_processes(node)])
@@ -174,7 +174,7 @@ class Cluster:
         return self.query("sinfo", "-h", "-N", "-n", node, "-p", "work", "-o", "%T").strip().upper()
 
     def squeue(self, fields: str, *arguments: str) -> list[str]:
-        """One line a job or array element."""
+        """One line per job or array element."""
         return self.query("squeue", "-h", "-r", "-o", fields, *arguments).splitlines()
 
     def query(self, *command: str) -> str:
@@ -216,7 +216,7 @@ class Cluster:
         (self.root / "etc/gres.conf").write_text("\n".join(gpus) + "\n")
 
     def _fake_gpu(self, index: int) -> Path:
-        """SLURM wants a character device of its own for every GPU: another /dev/null where we may make one."""
+        """SLURM needs a separate character device for every GPU: another /dev/null, if we may create one."""
         path = self.root / f"gpus/gpu{index}"
         if not path.exists():
             try:
@@ -295,7 +295,7 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
 
     def _job_processes(self, node: str) -> list[int]:
-        """SLURM's processes of the node's jobs, and all that they started."""
+        """SLURM's processes of the node's jobs, and all their descendants."""
         listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         children: dict[int, list[int]] = {}
         roots = []
@@ -312,7 +312,7 @@ class Cluster:
         return found
 
     def _is_on(self, pid: int, node: str) -> bool:
-        """Whether a slurmstepd belongs to the node: its log file, which the daemon opened for it, tells."""
+        """Whether a slurmstepd belongs to the node, by its open log file."""
         log = (self.root / "log" / f"slurmd.{node}").resolve()
         with contextlib.suppress(OSError):
             return any(link.resolve() == log for link in Path(f"/proc/{pid}/fd").iterdir())
@@ -320,7 +320,7 @@ class Cluster:
 
 
 def install(*, accounting: bool) -> None:
-    """Install SLURM from the distribution's packages, unless it is there; needs root and apt-get."""
+    """Install SLURM from the distribution's packages, unless it is installed. Needs root and apt-get."""
     programs = ("slurmctld", "munged", *(("slurmdbd", "mariadbd") if accounting else ()))
     if all(shutil.which(program, path=search_path()) for program in programs):
         return

@@ -1,4 +1,4 @@
-"""The cluster of these tests, and an undisturbed run to compare with."""
+"""The test cluster, and an undisturbed run to compare with."""
 
 import os
 import random
@@ -22,7 +22,7 @@ WORDS = (
 
 
 def require(program: str, package: str) -> None:
-    """Skip, or fail in CI, where the cluster cannot be had."""
+    """Skip the test if there can be no cluster. Fail in CI."""
     missing = None
     if shutil.which(program, path=search_path()) is None:
         missing = f"no {program}: python -m tests.slurm.cluster install{package}"
@@ -45,7 +45,7 @@ def started(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Without accounting, as many clusters are not; the one that this process talks to."""
+    """A cluster without accounting, which is not rare. This process uses it."""
     require("slurmctld", "")
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -66,19 +66,19 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where it is prepared, once for all tests."""
+    """Directory of prepared data, shared by all tests."""
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture
 def lab(cluster: Cluster, texts: Path, data: Path, tmp_path: Path) -> Lab:
-    """An empty place for one sweep."""
+    """Empty directories for one sweep."""
     return Lab(cluster, tmp_path, texts, data)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, texts: Path, data: Path) -> Callable[..., Any]:
-    """Loss curves of a sweep on this machine, without a cluster; trained once for each grid."""
+    """Loss curves of a sweep on this machine, without a cluster. Each grid is trained once."""
     known: dict[tuple[str, ...], Any] = {}
 
     def curves(*overrides: str) -> Any:
@@ -101,16 +101,16 @@ def interrupted(
     tmp_path_factory: pytest.TempPathFactory,
     undisturbed: Callable[..., Any],
 ) -> Iterator[dict[str, "Future[Lab]"]]:
-    """The lab of every interruption that is asked for in this session, once its run has ended.
+    """The lab of every interruption that is tested in this session, once its run has ended.
 
-    They mostly wait, so they go on side by side, and beside the tests that come before test_survival.
+    Interruptions mostly wait, so they run in parallel with each other and with the tests before test_survival.
     """
-    undisturbed()  # prepares the data, before a minute begins to run
-    asked = {item.callspec.params.get("interruption") for item in request.session.items if hasattr(item, "callspec")}
+    undisturbed()  # prepares the data before a job's minute starts
+    selected = {item.callspec.params.get("interruption") for item in request.session.items if hasattr(item, "callspec")}
     pool = ThreadPoolExecutor(SIDE_BY_SIDE)
     yield {
         name: pool.submit(interruption.run, Lab(cluster, tmp_path_factory.mktemp("interrupted"), texts, data))
         for name, interruption in INTERRUPTIONS.items()
-        if name in asked
+        if name in selected
     }
     pool.shutdown(cancel_futures=True)

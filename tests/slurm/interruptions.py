@@ -1,4 +1,4 @@
-"""What a cluster does to jobs, and the run each of these things befalls."""
+"""Interruptions of jobs by a cluster, each with the run that it interrupts."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from sweeper.records.status import State
 
 from .lab import ONE_RUN, Lab
 
-# A node that nobody else is on: what happens to it happens to no other job.
+# A node for one job, so that a failure of the node affects no other job.
 OWN_NODE = "+hydra.launcher.extra={exclusive: true}"
 TWO_GPUS, TWO_NODES = "hydra.launcher.gpus_per_node=2", "hydra.launcher.nodes=2"
 ONE_MINUTE = ("hydra.launcher.time=1", "hydra.launcher.warning_seconds=25")
@@ -23,7 +23,7 @@ def usr2(lab: Lab) -> None:
     lab.until_job("PENDING")
     [status] = lab.statuses()
     assert status.state is State.PREEMPTED
-    assert not lab.run().lock.exists(), "the run was not stopped in good order"
+    assert not lab.run().lock.exists(), "the run was not stopped cleanly"
 
 
 def requeue(lab: Lab) -> None:
@@ -46,19 +46,19 @@ def preempt(lab: Lab) -> None:
 
 
 def kill_slurmd(lab: Lab) -> None:
-    """The node is cut off; its training process lives, and SLURM starts the job elsewhere all the same."""
+    """The node is partitioned: its training process is alive, but SLURM restarts the job on another node."""
     node = lab.node()
     with lab.held() as trainer:
         lab.cluster.kill_slurmd(node)
         lab.until(lambda: lab.job_log().count(": started") == 2, "second attempt")
         assert lab.node() != node
-        assert lab.trainer() == trainer, "the run was taken from an owner that lives"
+        assert lab.trainer() == trainer, "the run was taken from a live owner"
     lab.until_finished()
     lab.cluster.start_node(node)
 
 
 def kill_node(lab: Lab) -> None:
-    """Power failure: nobody says a word, and no process is left."""
+    """Power failure: no process is left, and nothing is reported."""
     node = lab.node()
     lab.cluster.kill_node(node)
     lab.until_finished()
@@ -77,14 +77,14 @@ def cancel_and_retry(lab: Lab) -> None:
 def wait_for_the_limit(lab: Lab) -> None:
     with lab.held():
         lab.until(lambda: "stopping" in lab.job_log(), "warning of the limit")
-    lab.until(lambda: lab.restarts() == 1, "restart")  # it may wait in the queue for no longer than a moment
-    # How long another minute is depends on the machine; with an hour, one restart is all there may be.
+    lab.until(lambda: lab.restarts() == 1, "restart")  # the job may wait in the queue only for a moment
+    # A slow machine may need more than another minute. With an hour there is only one restart.
     lab.slurm("scontrol", "update", f"JobId={lab.job()}", "TimeLimit=60")
 
 
 @dataclass(frozen=True)
 class Interruption:
-    """A disturbance, the job it befalls, and how often SLURM starts that job again."""
+    """A disturbance, the options of its job, and how often SLURM restarts that job."""
 
     disturb: Callable[[Lab], None]
     overrides: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class Interruption:
         return lab
 
 
-INTERRUPTIONS = {  # those that mostly wait first: the others fill their time
+INTERRUPTIONS = {  # the first ones mostly wait; the others run meanwhile
     "kill -9 of slurmd": Interruption(kill_slurmd, (OWN_NODE,)),
     "time limit shorter than the run": Interruption(wait_for_the_limit, ONE_MINUTE),
     "preemption with grace": Interruption(preempt, (OWN_NODE, "hydra.launcher.partition=graceful")),

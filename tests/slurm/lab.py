@@ -1,4 +1,4 @@
-"""What the tests do to sweeps on the test cluster: submit, watch, disturb, compare with an undisturbed run."""
+"""Sweeps on the test cluster: submit, observe, disturb, and compare with an undisturbed run."""
 
 import contextlib
 import json
@@ -22,9 +22,9 @@ from sweeper.records.sweep_manifest import Sweep
 from .cluster import Cluster
 
 CHECKOUT = Path(__file__).parents[2]
-PATIENCE = 180.0  # seconds; far above what anything takes on two busy cores
+TIMEOUT = 180.0  # seconds; much more than any condition needs on two busy cores
 GRID = ("+sweep=lr_transfer", "preset=smoke", "data.val_fraction=0.1")
-# One run that lasts a few seconds: long enough to be caught in the middle, with checkpoints to resume from.
+# One run of a few seconds: long enough to be interrupted in the middle, with checkpoints to resume from.
 ONE_RUN = (
     *GRID,
     "panel=b",
@@ -65,7 +65,7 @@ class Lab:
         return SweepCommands(self.sweeps, self.runs, None)
 
     def start(self, *overrides: str, launcher: str = "slurm") -> "subprocess.Popen[str]":
-        """Type a submission, and do not wait for it."""
+        """Start a submission, without waiting for it."""
         resources = ("hydra.launcher.cpus_per_gpu=1",) if launcher == "slurm" else ()
         paths = [f"paths.{name}={getattr(self, name)}" for name in ("runs", "sweeps", "data")]
         return self._type(
@@ -73,7 +73,7 @@ class Lab:
         )
 
     def type(self, command: str, *words: str) -> str:
-        """Type a command on the newest sweep; what it printed."""
+        """Run a command on the newest sweep. Returns its output."""
         return finished(self._type(command, *words, f"--runs={self.runs}", f"--sweeps={self.sweeps}"))
 
     def _type(self, *words: str) -> "subprocess.Popen[str]":
@@ -88,7 +88,7 @@ class Lab:
         )
 
     def submit(self, *overrides: str, launcher: str = "slurm") -> str:
-        """Type a submission; what it printed."""
+        """Submit a sweep. Returns the output."""
         return finished(self.start(*overrides, launcher=launcher))
 
     def job(self) -> str:
@@ -97,7 +97,7 @@ class Lab:
         return str(json.loads(record.read_text())["arrays"][-1]["job_id"])
 
     def node(self) -> str:
-        """Where the newest job is."""
+        """The node of the newest job."""
         [node] = self.cluster.squeue("%N", "-t", "all", "-j", self.job())
         return node
 
@@ -110,7 +110,7 @@ class Lab:
         return list(sweep_status(self.sweep, self.runs, self.sweeps).values())
 
     def until_midway(self, step: int = MIDWAY) -> None:
-        """Wait until the only run has done `step` steps, which leaves most of them to do."""
+        """Wait until the only run has finished `step` steps, a small part of them."""
         self.until(lambda: self.run().last_metrics().get("step", 0) >= step, f"step {step}")
         assert self.run().result() is None, "the run was over before it could be disturbed; give it more steps"
 
@@ -122,9 +122,9 @@ class Lab:
         )
 
     def until(self, ready: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not ready():
-            assert time.monotonic() < end, f"no {what} after {PATIENCE:g} s\n{self.story()}"
+            assert time.monotonic() < end, f"no {what} after {TIMEOUT:g} s\n{self.diagnosis()}"
             time.sleep(0.2)
 
     def until_job(self, *states: str) -> None:
@@ -146,7 +146,7 @@ class Lab:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:
-        """StopFlag the training process for a while, so that the run is not over before the cluster moves."""
+        """Pause the training process, so that the run does not end before the cluster acts."""
         trainer = self.trainer()
         os.kill(trainer, signal.SIGSTOP)
         try:
@@ -156,7 +156,7 @@ class Lab:
                 os.kill(trainer, signal.SIGCONT)
 
     def restarts(self) -> int:
-        """How often SLURM started the newest job again."""
+        """How often SLURM restarted the newest job."""
         shown = self.cluster.query("scontrol", "show", "job", self.job())
         return int(shown.split("Restarts=")[1].split()[0])
 
@@ -168,8 +168,8 @@ class Lab:
         """All logged numbers of every run."""
         return {run_id: RunDir(self.runs / run_id).read_metrics() for run_id in self.sweep.run_ids}
 
-    def story(self) -> str:
-        """Everything one wants to read when a test fails."""
+    def diagnosis(self) -> str:
+        """Queue, nodes, states and logs, for a test that fails."""
         parts = [self.cluster.query("squeue", "-t", "all"), self.cluster.query("sinfo", "-N", "-l")]
         with contextlib.suppress(Exception):
             parts += [str(status) for status in self.statuses()]
@@ -179,7 +179,7 @@ class Lab:
 
 
 def finished(process: "subprocess.Popen[str]", statuses: Sequence[int] = (0,)) -> str:
-    """What a command printed, once it ended with one of `statuses`."""
-    output, _ = process.communicate(timeout=PATIENCE)
+    """Output of a command. Its exit status must be one of `statuses`."""
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode in statuses, output
     return output

@@ -1,4 +1,4 @@
-"""Where the cluster keeps accounts, they tell what squeue has forgotten."""
+"""On a cluster with accounting, the end of jobs that squeue no longer lists is known."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def accounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     yield from started(Cluster(root, accounting=True, min_job_age=2, first_port=FIRST_PORT + 100))
 
 
-def test_fate_of_a_forgotten_job_is_known_and_its_run_retried(
+def test_the_end_of_a_forgotten_job_is_known_and_its_run_is_retried(
     accounting: Cluster, texts: Path, data: Path, tmp_path: Path, undisturbed: Callable[..., Any]
 ) -> None:
     lab = Lab(accounting, tmp_path, texts, data)

@@ -22,7 +22,7 @@ def test_job_array_prepares_what_this_machine_prepares(lab: Lab, tmp_path: Path)
     tokenizer.write_bytes(BYTES)
     corpus.mkdir()
     words = ["".join(draw.choices("abcdefghij", k=5)) for _ in range(1000)]
-    for number in range(2):  # each a unit of its own, so that there is an array
+    for number in range(2):  # each file is one unit, so that there is an array
         lines = (f'{{"text": "{" ".join(draw.choices(words, k=400))}"}}\n' for _ in range(UNIT_BYTES // 2500))
         (corpus / f"{number}.jsonl").write_text("".join(lines))
     settings = [f"data.tokenizer.path={tokenizer}", "data.tokenizer.vocab_size=512", "data.val_fraction=0.1"]

@@ -1,4 +1,4 @@
-"""Sweeps on a cluster: submitted, packed, spread over ranks, cancelled, retried, doubled; and what the commands say."""
+"""Sweeps on a cluster: submitted, packed, submitted twice, edited after submission, failed and retried."""
 
 import json
 import os
@@ -66,14 +66,14 @@ def test_second_job_of_a_run_leaves_it_to_the_first(lab: Lab, undisturbed: Calla
     assert lab.curves() == undisturbed()
 
 
-def test_costly_sweep_is_not_submitted_unasked(lab: Lab) -> None:
+def test_costly_sweep_is_not_submitted_without_confirmation(lab: Lab) -> None:
     costly = ("schedule.steps=1000000000000", "execution.device=cuda", "hydra.launcher.max_gpu_hours=1")
     printed = finished(lab.start(*SMOKE, *costly), statuses=(2,))
     assert "GPU-hours are above hydra.launcher.max_gpu_hours=1" in printed
     assert not lab.runs.exists()
 
 
-def test_edits_after_submission_change_nothing_queued_and_results_tell_what_ran(
+def test_edits_after_submission_do_not_affect_queued_jobs_and_results_record_the_code(
     lab: Lab, tmp_path: Path, undisturbed: Callable[..., Any]
 ) -> None:
     checkout = tmp_path / "checkout"

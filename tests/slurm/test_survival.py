@@ -1,4 +1,4 @@
-"""Whatever a cluster does to a job, its run ends with the loss curve it has when nothing happens."""
+"""An interrupted run ends with the loss curve of an undisturbed run."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,7 +10,7 @@ from .interruptions import INTERRUPTIONS
 from .lab import Lab
 
 pytestmark = pytest.mark.slurm
-# Ranks add up gradients in another order than one process does; over these steps AdamW makes no more of it.
+# Ranks sum gradients in another order than one process. Over these steps the difference stays below this.
 SAME_LOSS = 1e-6
 
 
@@ -30,5 +30,5 @@ def _assert_same_losses(curves: Any, expected: Any) -> None:
     assert curves.keys() == expected.keys()
     for run_id, rows in curves.items():
         for key in ("loss", "val_loss"):
-            ours, theirs = ([row[key] for row in some if key in row] for some in (rows, expected[run_id]))
-            assert ours == pytest.approx(theirs, abs=SAME_LOSS, rel=0)
+            found, reference = ([row[key] for row in lines if key in row] for lines in (rows, expected[run_id]))
+            assert found == pytest.approx(reference, abs=SAME_LOSS, rel=0)

@@ -1,4 +1,4 @@
-"""The smoke grid end to end, as it is typed: trained, trained again, interrupted, killed, drawn."""
+"""The smoke grid end to end, from the command line: trained, trained again, interrupted, killed, drawn."""
 
 import json
 import os
@@ -87,13 +87,13 @@ def test_interrupted_and_killed_at_random_moments_it_ends_as_one_left_alone(
 ) -> None:
     """Ctrl-C first, then kill −9 of the whole process tree, then to the end: the same losses, bit for bit."""
     moments = sorted(random.Random(0).sample(range(10, 240), k=2))
-    told_to_stop, killed = moments
+    interrupted, killed = moments
 
     process = sweep_dir.start()
-    wait_until(lambda: sweep_dir.logged_lines() >= told_to_stop, f"{told_to_stop} lines of metrics")
+    wait_until(lambda: sweep_dir.logged_lines() >= interrupted, f"{interrupted} lines of metrics")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 3, (moments, out, err)  # stopped, and not wrong
+    assert process.returncode == 3, (moments, out, err)  # stopped, which is not an error of the user
     assert err.startswith("error: stopped with ")
     assert err.endswith("the same command goes on where this one stopped\n")
     assert err.count("\n") == 1

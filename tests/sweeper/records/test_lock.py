@@ -192,12 +192,12 @@ stop = StopFlag()
 with lock.RunLock(Path({str(tmp_path / "lock")!r}), stop):
     while not stop.is_set():
         time.sleep(0.01)
-Path({str(tmp_path / "told")!r}).write_text(str(stop.is_set()))
+Path({str(tmp_path / "stopped")!r}).write_text(str(stop.is_set()))
 """
     starter = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {run!r}]).wait()"
     process = subprocess.Popen([sys.executable, "-c", starter], cwd=repository)
     wait_until(lambda: is_alive(tmp_path / "lock"), "the lock")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text(), "the end of the run")
-    assert (tmp_path / "told").read_text() == "True"
+    wait_until(lambda: (tmp_path / "stopped").exists() and (tmp_path / "stopped").read_text(), "the end of the run")
+    assert (tmp_path / "stopped").read_text() == "True"

@@ -27,7 +27,7 @@ from sweeper.training.trainer import Trainer
 
 
 class StopAfter(StopFlag):
-    """Set once it has been asked `steps` times: the loop asks before every step."""
+    """Set after `steps` checks. The training loop checks it before every step."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def test_the_same_run_writes_the_same_metrics(runs, run_config, undisturbed) -> 
 
 @pytest.mark.parametrize("step", range(1, 12))
 def test_a_run_stopped_and_resumed_equals_one_left_alone(runs, run_config, undisturbed, step) -> None:
-    """Bit for bit, wherever it was told to stop."""
+    """Bit for bit, at whichever step it was stopped."""
     rundir, result = runs.train(run_config, stop=StopAfter(step))
     assert result is None
     assert rundir.read_metrics()[-1]["step"] == step
@@ -345,7 +345,7 @@ def test_a_diverged_run_is_a_result_and_not_an_error(runs, run_config, data_root
     assert run(rundir, data_root) == (outcome, reason)
 
 
-def test_a_run_told_to_stop_has_no_result_and_no_owner(runs, run_config, data_root) -> None:
+def test_a_stopped_run_has_no_result_and_no_owner(runs, run_config, data_root) -> None:
     rundir = runs.write_config(run_config)
     assert run(rundir, data_root, StopAfter(5))[0] is Outcome.STOPPED
     assert rundir.result() is None
@@ -367,7 +367,7 @@ def tear_the_result(rundir: RunDir) -> None:
     ("damage", "named"),
     [(edit_the_configuration, "edited after submission"), (tear_the_result, "result.json is not JSON")],
 )
-def test_what_the_user_must_put_right_is_refused_and_not_retried(runs, run_config, data_root, damage, named) -> None:
+def test_what_the_user_must_fix_is_refused_and_not_retried(runs, run_config, data_root, damage, named) -> None:
     rundir = runs.write_config(run_config)
     damage(rundir)
     outcome, reason = run(rundir, data_root)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from sweeper.records.sweep_manifest import Sweep
 
 @pytest.fixture(scope="module")
 def exported(finished_sweep, tmp_path_factory):
-    """The smoke sweep's tables."""
+    """The smoke sweep's tables. Do not change them."""
     out = tmp_path_factory.mktemp("results") / "smoke"
     export(finished_sweep, out)
     return out
@@ -54,16 +55,17 @@ def test_read_outs_are_there_for_every_finished_run(finished_sweep, exported) ->
         assert last == pytest.approx(cell["val_loss"], rel=1e-5)
 
 
-def test_a_second_export_replaces_and_another_sweep_joins(finished_sweep, exported) -> None:
-    before = {path.name: path.read_bytes() for path in exported.glob("*.parquet")}
-    export(finished_sweep, exported)
-    assert {path.name: path.read_bytes() for path in exported.glob("*.parquet")} == before
-    cells = pd.read_parquet(exported / "cells.parquet").assign(sweep="another", run_id="x")
-    both = pd.concat([pd.read_parquet(exported / "cells.parquet"), cells])
-    both.to_parquet(exported / "cells.parquet")
-    export(finished_sweep, exported)
+def test_a_second_export_replaces_and_another_sweep_joins(finished_sweep, exported, tmp_path) -> None:
+    out = shutil.copytree(exported, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
+    export(finished_sweep, out)
+    assert {path.name: path.read_bytes() for path in out.glob("*.parquet")} == before
+    cells = pd.read_parquet(out / "cells.parquet").assign(sweep="another", run_id="x")
+    both = pd.concat([pd.read_parquet(out / "cells.parquet"), cells])
+    both.to_parquet(out / "cells.parquet")
+    export(finished_sweep, out)
     [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
-    assert set(pd.read_parquet(exported / "cells.parquet")["sweep"]) == {"another", manifest.stem}
+    assert set(pd.read_parquet(out / "cells.parquet")["sweep"]) == {"another", manifest.stem}
 
 
 def test_provenance_names_command_commit_packages_and_cost(exported) -> None:

@@ -78,6 +78,7 @@ def test_a_pinned_file_is_fetched_once_checked_and_prepared(server: Hub, tmp_pat
     assert find_data(SPEC, tmp_path / "data") is None
     assert server.requests == []
     manifest = prepare_data(SPEC, tmp_path / "data", quiet)
+    assert {line.split()[0] for line in server.requests} == {"HEAD", "GET"}
     assert all(hub.REVISION in line and "sample/10BT/000_00000.parquet" in line for line in server.requests)
     assert sum(manifest.documents.values()) == 60
     assert manifest.source["revision"] == hub.REVISION

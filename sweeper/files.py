@@ -43,19 +43,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(name: str, directory: Path, *, probe: bool = True) -> None:
-    """`directory` can be made, or be written to where it is there. Leaves nothing behind.
+    """Check that `directory` can be created, or written to if it exists. Leaves nothing behind.
 
     Args:
-        name: what the user gave it as, such as `paths.runs=here`, for the message.
-        directory: it, or one that is still to be made.
-        probe: try to write; else see no more than that it can be read and that no file is in its place.
+        name: the user's setting, such as `paths.runs=here`, for the message.
+        directory: the directory, which need not exist.
+        probe: try to write. Otherwise only check that it can be read and that no file is in its place.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it cannot be used.
     """
     try:
-        ways = (directory.absolute(), *directory.absolute().parents)
-        nearest = next(path for path in ways if path.exists() or path.is_symlink())
+        candidates = (directory.absolute(), *directory.absolute().parents)
+        nearest = next(path for path in candidates if path.exists() or path.is_symlink())
         if not nearest.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a directory")
         if not os.access(nearest, os.R_OK | os.X_OK):
@@ -68,10 +68,10 @@ def check_writable(name: str, directory: Path, *, probe: bool = True) -> None:
 
 
 def check_writable_file(name: str, file: Path) -> None:
-    """`file` can be written: no directory is in its place, and its own can be made or written to.
+    """Check that `file` can be written: it is not a directory, and its directory is writable.
 
     Raises:
-        UserError: if it cannot; see `check_writable`.
+        UserError: if it cannot be written. See `check_writable`.
     """
     if file.is_dir():
         raise UserError(f"{name} cannot be used (it is a directory); give a file in it")
@@ -93,7 +93,7 @@ def read_json(path: Path, way_out: str = "remove this one file and run the comma
     """Parsed content of a JSON file, or None if there is no such file.
 
     Raises:
-        UserError: if the file is not JSON; it ends with `way_out`.
+        UserError: if the file is not JSON. The message ends with `way_out`.
     """
     try:
         return json.loads(path.read_text())

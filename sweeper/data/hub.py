@@ -50,7 +50,7 @@ FILES = tuple(
 
 
 def chosen(limit: int | None) -> tuple[HubFile, ...]:
-    """The first `limit` files; all 14 (28.5 GB) for None. Raises `UserError` for more than there are."""
+    """The first `limit` files; all 14 (28.5 GB) for None. Raises `UserError` if `limit` is too large."""
     if limit is not None and limit > len(FILES):
         raise UserError(f"data.files={limit} must be at most {len(FILES)}, which is all files; so is null")
     return FILES[:limit]

@@ -213,7 +213,7 @@ class TestRetryOnSlurm:
         self, sweep: TypedSweep, slurm: FakeSlurm
     ) -> None:
         slurm.queue(slurm.submit(sweep), "FAILED", "FAILED", "FAILED", "FAILED")
-        for words, named in ((("memory=1G",), "hydra.launcher.memory is unknown"), (("mem",), "--set mem: give key=")):
+        for words, named in ((("memory=1G",), "hydra.launcher.memory: "), (("mem",), "--set mem: give key=")):
             result = sweep.type("retry", "--set", *words)
             assert result.status == 2
             assert result.err.startswith(f"error: {named}")

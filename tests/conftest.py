@@ -1,7 +1,7 @@
-"""Property tests draw the same examples in every session, and no clock judges them."""
+"""Property tests draw the same examples every time and have no deadline."""
 
 from hypothesis import settings
 
-# A busy machine may take any time over an example. `--hypothesis-profile=default` draws new examples.
+# An example may take long on a busy machine. `--hypothesis-profile=default` draws new examples.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

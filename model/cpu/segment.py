@@ -8,7 +8,7 @@ step.
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -195,11 +195,34 @@ def _signature(x: Tensor, context: Sequence[Tensor]) -> tuple[Any, ...]:
     return (x.shape, *((tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in context))
 
 
+class _Gradients:
+    """Gradients of the weights of every block, summed over the segments of one pass.
+
+    Apart from `CompiledStack`, so that nothing of a pass refers to itself and its memory is free when the pass is over.
+    """
+
+    def __init__(self, weights: Sequence[Sequence[Tensor]]) -> None:
+        self._counts = [len(of_block) for of_block in weights]
+        self._sums: dict[int, list[Tensor]] = {}
+
+    def add(self, layer: int, grads: list[Tensor]) -> None:
+        """Add gradients of the weights of a block."""
+        if layer in self._sums:
+            torch._foreach_add_(self._sums[layer], grads)
+        else:
+            self._sums[layer] = grads
+
+    def take(self) -> Iterator[Tensor | None]:
+        """The sums, weight by weight, and start anew; None for the weights of blocks that were not applied."""
+        sums, self._sums = self._sums, {}
+        return chain.from_iterable(sums.get(i, [None] * count) for i, count in enumerate(self._counts))
+
+
 class CompiledStack:
     """Applies the blocks of a model, segment by segment, in one forward pass; made anew for each pass.
 
     A block is applied by its programs where the stream is fp32 on a CPU and not under autocast, and eagerly elsewhere.
-    Gradients of the weights are summed here over all segments, and handed to autograd once.
+    Gradients of the weights are summed over all segments, and handed to autograd once.
 
     Args:
         blocks: the L blocks.
@@ -208,7 +231,7 @@ class CompiledStack:
     def __init__(self, blocks: nn.ModuleList) -> None:
         self.blocks = list(blocks)
         self.weights = [layout_of(block).parameters for block in self.blocks]
-        self.grads: list[list[Tensor] | None] = [None] * len(self.blocks)
+        self._gradients = _Gradients(self.weights)
         self._node: Tensor | None = None  # stands for all weights in autograd's graph
         self._programs: dict[tuple[Any, ...], list[tuple[Programs, list[Tensor]]] | None] = {}  # by shapes
 
@@ -219,18 +242,10 @@ class CompiledStack:
         if programs is None:
             return apply_blocks(self.blocks, layers, x, tuple(context))
         if self._node is None:
-            self._node = _Weights.apply(self, *chain.from_iterable(self.weights))  # type: ignore[no-untyped-call]
+            self._node = _Weights.apply(self._gradients, *chain.from_iterable(self.weights))  # type: ignore[no-untyped-call]
         steps = [(layer, *programs[layer]) for layer in layers]
-        out: Tensor = _Segment.apply(self, steps, self._node, x, *context)  # type: ignore[no-untyped-call]
+        out: Tensor = _Segment.apply(self._gradients, steps, self._node, x, *context)  # type: ignore[no-untyped-call]
         return out
-
-    def add(self, layer: int, grads: list[Tensor]) -> None:
-        """Add gradients of the weights of a block."""
-        total = self.grads[layer]
-        if total is None:
-            self.grads[layer] = grads
-        else:
-            torch._foreach_add_(total, grads)
 
     def _programs_for(self, x: Tensor, context: Sequence[Tensor]) -> list[tuple[Programs, list[Tensor]]] | None:
         """The programs of every block with what they take of it; None unless all of them can be used."""
@@ -251,19 +266,15 @@ class _Weights(torch.autograd.Function):
     """The weights of all blocks as one node, which autograd visits after all segments that use it."""
 
     @staticmethod
-    def forward(ctx: Any, stack: CompiledStack, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, gradients: _Gradients, *weights: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.stack = stack
+        ctx.gradients = gradients
         return torch.empty(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        stack: CompiledStack = ctx.stack
-        nothing = ([None] * len(weights) for weights in stack.weights)
-        grads = [total or none for total, none in zip(stack.grads, nothing, strict=True)]
-        stack.grads = [None] * len(stack.blocks)
-        return None, *chain.from_iterable(grads)
+        return None, *ctx.gradients.take()
 
 
 class _Segment(torch.autograd.Function):
@@ -272,7 +283,7 @@ class _Segment(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        stack: CompiledStack,
+        gradients: _Gradients,
         steps: list[tuple[int, Programs, list[Tensor]]],
         _: Tensor,
         x: Tensor,
@@ -282,7 +293,7 @@ class _Segment(torch.autograd.Function):
         for _number, programs, layer in steps:
             x, saved = programs.forward(layer, x, context)
             kept.append(saved)
-        ctx.stack, ctx.steps, ctx.n_context = stack, steps, len(context)
+        ctx.gradients, ctx.steps, ctx.n_context = gradients, steps, len(context)
         # Saved tensors can be dropped and computed again, attributes can be freed block by block.
         ctx.is_dropped = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         if ctx.is_dropped:
@@ -304,7 +315,7 @@ class _Segment(torch.autograd.Function):
         of_context: list[Tensor | None] = [None] * ctx.n_context
         for number, programs, _ in reversed(ctx.steps):
             of_weights, grad, found = programs.backward(kept.pop(), grad)
-            ctx.stack.add(number, of_weights)
+            ctx.gradients.add(number, of_weights)
             of_context = [_sum(total, one) for total, one in zip(of_context, found, strict=True)]
         return None, None, None, grad, *of_context
 

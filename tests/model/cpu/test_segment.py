@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -314,6 +315,26 @@ def test_activations_are_dropped_where_they_are_recomputed(make_model, tokens) -
         kept[recompute] = live_bytes() - before
         loss.backward()
     assert kept[True] < 0.25 * kept[False]
+
+
+def test_a_pass_is_freed_without_the_garbage_collector(make_model, tokens) -> None:
+    model = make_model()
+    enable(model, head=False)
+    model(tokens, tokens).backward()  # compiled
+    stacks: list[weakref.ref[segment.CompiledStack]] = []
+
+    def open_stack(blocks: torch.nn.ModuleList) -> segment.CompiledStack:
+        stack = segment.CompiledStack(blocks)
+        stacks.append(weakref.ref(stack))
+        return stack
+
+    model.open_stack = open_stack
+    gc.disable()
+    try:
+        model(tokens, tokens).backward()
+        assert [stack() for stack in stacks] == [None]
+    finally:
+        gc.enable()
 
 
 def live_bytes() -> int:

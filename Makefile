@@ -29,26 +29,24 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# A sweep, then figures of that very sweep: $(call submit,kind of sweep,what draws them). Exit status 3: runs are left.
+submit = $(BIN)/loopsweep submit --then "$(BIN)/python $(2)" +sweep=$(1) preset=$(PRESET) \
+  hydra/launcher=$(LAUNCHER) $(ARGS)
+
 .PHONY: sweep-lr-transfer
 sweep-lr-transfer: $(READY)  ## Train Figure 5's grid (what is not finished yet) and draw it
-	$(BIN)/python -m sweeper.train --multirun +sweep=lr_transfer preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
-	  || { status=$$?; [ $$status = 3 ] && $(BIN)/python analysis/plot_fig5.py; exit $$status; }
-	$(BIN)/python analysis/plot_fig5.py
+	$(call submit,lr_transfer,analysis/plot_fig5.py)
 
 .PHONY: figures-init
 figures-init: $(READY)  ## Probe models at initialisation, draw the toy model, and Figures 2, 3, 4 and 9
 	@left=0; sweeps=$$($(BIN)/python -m analysis.figures --only init --experiments) || exit $$?; \
 	for sweep in $$sweeps; do \
-	  $(BIN)/python -m sweeper.train --multirun +sweep=$$sweep preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
-	  || { left=$$?; [ $$left = 3 ] || exit $$left; }; \
-	done; \
-	$(BIN)/python -m analysis.figures --only init || exit $$?; exit $$left
+	  $(call submit,$$sweep,-m analysis.figures --only $$sweep) || { left=$$?; [ $$left = 3 ] || exit $$left; }; \
+	done; exit $$left
 
 .PHONY: figures-exponent
 figures-exponent: $(READY)  ## Train the sweep over the exponent of N and draw where the optimum stops moving
-	$(BIN)/python -m sweeper.train --multirun +sweep=exponent preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS) \
-	  || { status=$$?; [ $$status = 3 ] && $(BIN)/python analysis/plot_exponent.py; exit $$status; }
-	$(BIN)/python analysis/plot_exponent.py
+	$(call submit,exponent,analysis/plot_exponent.py)
 
 .PHONY: plan
 plan: $(READY)  ## Show Figure 5's grid, what of it is done and what the rest will cost

@@ -24,7 +24,7 @@ from analysis.plotting import panels, script, states, style
 from analysis.stats import transfer
 from sweeper.errors import UserError
 
-SCRIPT = script.Script("exponent", __doc__)
+SCRIPT = script.Script("exponent", __doc__, lays_out=("rule", "n_loops", "base_lr", "seed"))
 FRAME = panels.Frame(top=0.56, between_columns=0.62, left=0.58)
 KINDS = {"fitted": ("fitted_lr", "o", "-"), "grid": ("optimum_lr", "s", ":")}
 SMALL: style.Look = {"fontsize": 7.0, "color": style.MUTED}

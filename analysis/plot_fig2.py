@@ -24,7 +24,7 @@ from analysis.records import sources
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
 
-SCRIPT = script.Script("fig2", __doc__)
+SCRIPT = script.Script("fig2", __doc__, lays_out=("panel", "depth", "seed"))
 FRAME = panels.Frame(right=0.6)
 COLUMNS = 3
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from analysis.plotting import cosines, panels, script, states, style
 from analysis.records import sources
 
-SCRIPT = script.Script("fig3", __doc__)
+SCRIPT = script.Script("fig3", __doc__, lays_out=("panel", "seed"))
 PANELS = ("fig3a", "fig3b")
 FRAME = panels.Frame(left=0.5, right=0.8, top=0.48, bottom=0.62, between_columns=0.62)
 

@@ -20,7 +20,7 @@ from analysis.stats import probe
 from analysis.stats.growth import estimate_text
 from sweeper.errors import UserError
 
-SCRIPT = script.Script("fig4", __doc__)
+SCRIPT = script.Script("fig4", __doc__, lays_out=("panel", "depth", "seed"))
 FRAME = panels.Frame(right=2.8, top=0.3)
 
 BESIDE: style.Look = {"va": "center", "fontsize": 7.0, "color": style.MUTED, "annotation_clip": False}

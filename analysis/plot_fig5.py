@@ -9,6 +9,7 @@ printed too).
 
 import argparse
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,15 @@ from rich.table import Table
 from analysis.plotting import rules, script, states, style
 from analysis.plotting.panels import depth_text
 from analysis.plotting.style import Look
+from analysis.records import cell_axes
 from analysis.stats import transfer
+from sweeper.errors import UserError
+from sweeper.records.axes import as_text, ordered
 
-SCRIPT = script.Script("fig5", __doc__)
+SCRIPT = script.Script("fig5", __doc__, lays_out=None)
+FACET = ["panel", "rule", "n_layers"]
+MAX_FACETS = 12
+TITLE_WIDTH = 50  # characters
 BAND: Look = {"alpha": 0.18, "linewidth": 0.0}
 INTERVAL: Look = {"linewidth": 1.0, "solid_capstyle": "butt", "zorder": 4.5}
 GAP: Look = {"linestyle": ":", "linewidth": 0.8}
@@ -42,54 +49,81 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(_: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers and the transfer table."""
-    points = transfer.average_seeds(cells)
-    noise = transfer.pooled_noise(cells, points)
-    points = transfer.with_margins(points, noise)
-    table, gains = transfer.transfer_table(points, noise), transfer.gain_table(points, noise)
+    found = transfer.analyse(cells)
+    points, table, gains = found.points, found.table, found.gains
+    figure = draw(cells, points, table)
     numbers = {"fig5": plotted_numbers(cells, points), "fig5-transfer": table, "fig5-gain": gains}
 
     def print_summary(console: Console) -> None:
         print_table(table, console)
         print_gains(gains, console)
 
-    return script.Drawing(draw(cells, points, table), numbers, print_summary)
+    return script.Drawing(figure, numbers, print_summary)
 
 
 def plotted_numbers(cells: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Every cell with its state. Its point is drawn at `mean_val_loss`, or left out if that is `inf` (diverged)."""
-    means = points[[*transfer.POINT_KEY, "val_loss"]].rename(columns={"val_loss": "mean_val_loss"})
-    numbers = cells.merge(means, on=transfer.POINT_KEY, how="left", validate="many_to_one")
+    key = [*transfer.POINT_KEY, *cell_axes.context_columns(points)]
+    means = points[[*key, "val_loss"]].rename(columns={"val_loss": "mean_val_loss"})
+    numbers = cells.merge(means, on=key, how="left", validate="many_to_one")
     return numbers.drop(columns=["reason"])
 
 
 def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """The figure: a panel per rule and depth, two to a row. The panels of a row share their loss axis."""
-    panels = sorted(set(points["panel"]))
+    """The figure: a panel per facet, two to a row. The panels of a row share their loss axis."""
+    key = facet_key(points)
+    facets = _facets(cells, points, key)
     colors = style.loop_colors(sorted(set(points["n_loops"])))
     lanes = sorted(set(points.loc[points["state"] != "done", "n_loops"]))
-    figure, grid = _paper(math.ceil(len(panels) / 2), min(len(panels), 2), len(lanes))
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        of_panel = points[points["panel"] == panel]
-        _draw_rate_axis(axes, of_panel["base_lr"], exponent=math.floor(math.log10(points["base_lr"].min())))
-        _draw_curves(axes, of_panel, colors)
-        _draw_optima(axes, table[table["panel"] == panel], colors)
-        _draw_states(axes, of_panel, lanes, colors)
-        axes.set_title(panel_title(of_panel), loc="left", pad=6 + states.LANE_POINTS * len(lanes))
-    for unused in grid.flat[len(panels) :]:
+    titles = [panel_title(of_facet) for _, of_facet in facets]
+    extra_lines = max(title.count("\n") for title in titles)
+    figure, grid = _paper(math.ceil(len(facets) / 2), min(len(facets), 2), len(lanes), extra_lines)
+    exponent = math.floor(math.log10(points["base_lr"].min()))
+    for panel, title, (facet, of_facet) in zip(grid.flat, titles, facets, strict=False):
+        _draw_rate_axis(panel, of_facet["base_lr"], exponent)
+        _draw_curves(panel, of_facet, colors)
+        _draw_optima(panel, cell_axes.rows_at(table, facet), colors)
+        _draw_states(panel, of_facet, lanes, colors)
+        panel.set_title(title, loc="left", pad=6 + states.LANE_POINTS * len(lanes))
+    for unused in grid.flat[len(facets) :]:
         unused.set_axis_off()
-    with_curves = set(points.loc[np.isfinite(points["val_loss"]), "panel"])
-    for first, row in zip(range(0, len(panels), 2), grid, strict=True):
+    for first, row in zip(range(0, len(facets), 2), grid, strict=True):
         row[0].set_ylabel("validation loss (nats/token)")
-        if with_curves.isdisjoint(panels[first : first + 2]):
+        if not any(np.isfinite(of_facet["val_loss"]).any() for _, of_facet in facets[first : first + 2]):
             row[0].set_yticks([])  # the default 0…1 would be taken for losses
     _add_legends(figure, points, colors)
     style.add_footer(figure, footer(cells, table))
     return figure
 
 
-def _paper(n_rows: int, n_columns: int, lanes: int) -> tuple[Figure, Any]:
-    """Figure and (n_rows, n_columns) axes, laid out in inches, with lanes of state marks above panels."""
+def facet_key(points: pd.DataFrame) -> list[str]:
+    """The columns that give a panel of the figure: panel, rule, L and whatever else varies in the sweep."""
+    return [*FACET, *cell_axes.context_columns(points)]
+
+
+def _facets(cells: pd.DataFrame, points: pd.DataFrame, key: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Values of `key` and points of every panel of the figure, in order.
+
+    Raises:
+        UserError: if they are too many to be told apart; names what to select.
+    """
+    order = {name: {value: i for i, value in enumerate(ordered(points[name]))} for name in key}
+    groups = [(dict(zip(key, values, strict=True)), of) for values, of in points.groupby(list(key), sort=False)]
+    if len(groups) > MAX_FACETS:
+        counts = {name: len(values) for name, values in order.items()}
+        most = max(counts, key=lambda name: counts[name])
+        first = as_text(next(iter(order[most])))
+        raise UserError(
+            f"sweep {cells['sweep'].iloc[0]} makes {len(groups)} panels, at most {MAX_FACETS} fit: "
+            f"choose some of its {counts[most]} values of {most}, such as --where {most}={first}"
+        )
+    return sorted(groups, key=lambda one: [order[name][one[0][name]] for name in (key[0], *key[len(FACET) :], *FACET)])
+
+
+def _paper(n_rows: int, n_columns: int, lanes: int, extra_lines: int = 0) -> tuple[Figure, Any]:
+    """Figure and (n_rows, n_columns) axes, laid out in inches: lanes of state marks and longer titles above panels."""
     panel, title, rate_axis, legend, foot = 1.85, 0.26 + lanes * states.LANE_POINTS / 72, 0.46, 0.3, 0.25
+    title += 0.14 * extra_lines
     top, bottom = legend + title, rate_axis + foot + (legend if lanes else 0)
     height = top + n_rows * panel + (n_rows - 1) * (rate_axis + title) + bottom
     figure = Figure(figsize=(style.TEXT_WIDTH, height))
@@ -99,11 +133,16 @@ def _paper(n_rows: int, n_columns: int, lanes: int) -> tuple[Figure, Any]:
 
 
 def panel_title(of_panel: pd.DataFrame) -> str:
-    """As in the paper, with the depth of the preset: "(c) L = 24 = 2 L_ref, linear scaling, ε = …"."""
+    """As in the paper, with the depth of the preset: "(c) L = 24 = 2 L_ref, linear scaling, ε = …".
+
+    On lines below, what else varies in the sweep: "optimizer.weight_decay=0.1".
+    """
     first = of_panel.iloc[0]
     depth = depth_text(first["n_layers"], first["depth_multiplier"])
     formula = rules.formula(first["rule"])  # λ = 1
-    return f"({first['panel']}) {depth}, {first['rule']} scaling" + (f", {formula}" if formula else "")
+    title = f"({first['panel']}) {depth}, {first['rule']} scaling" + (f", {formula}" if formula else "")
+    context = cell_axes.shown({name: first[name] for name in facet_key(of_panel)[len(FACET) :]})
+    return "\n".join([title, *textwrap.wrap(context.replace("$", ""), TITLE_WIDTH)])
 
 
 def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -115,6 +154,7 @@ def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
         f"seed {seeds[0]}" if len(seeds) == 1 else f"mean and 95% band over seeds {', '.join(map(str, seeds))}",
         f"{finished} of {expected} points finished",
         f"{diverged} diverged",
+        *script.selected(cells),
         f"sweep {cells['sweep'].iloc[0]}",
     ]
     return "  ·  ".join(parts)
@@ -192,17 +232,22 @@ def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
     """Print the transfer table: rates as η0, losses and regret in nats per token, shifts in octaves from N = 1."""
-    shown = Table("panel", title="Learning-rate transfer: optimum per panel and N", title_justify="left")
+    shown = Table(title="Learning-rate transfer: optimum per panel and N", title_justify="left")
+    shown.add_column("panel", overflow="fold")
     for heading in ["N", "points", "optimum\n(grid)", "loss", "shift", "regret", "optimum\n(fitted)", "shift"]:
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("flag")
     previous = None
+    key = facet_key(table)
     for row in table.to_dict("records"):
-        begins_panel = row["panel"] != previous
+        facet = {name: row[name] for name in key}
+        begins_panel = facet != previous
         if begins_panel:
             shown.add_section()
+        context = cell_axes.shown({name: row[name] for name in key[len(FACET) :]})
+        name = f"{row['panel']} {row['rule']} L={row['n_layers']}" + (f"\n{context}" if context else "")
         shown.add_row(
-            f"{row['panel']} {row['rule']} L={row['n_layers']}" if begins_panel else "",
+            name if begins_panel else "",
             str(row["n_loops"]),
             f"{row['finished']}/{row['expected']}",
             _number(row["optimum_lr"], ".3g"),
@@ -213,7 +258,7 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
             estimate_text(row, "fitted_shift_octaves", "+.2f"),
             row["flag"],
         )
-        previous = row["panel"]
+        previous = facet
     console.print(shown)
     console.print("optimum: base rate η0; shift: octaves from N = 1's; regret: nats per token lost at N = 1's (grid)")
     several = table["seeds"].max() > 1
@@ -222,9 +267,11 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
 
 def print_gains(gains: pd.DataFrame, console: Console) -> None:
     """The gain of linear over sqrt at the largest N of each depth that has both."""
-    for row in gains.sort_values("n_loops").drop_duplicates("n_layers", keep="last").to_dict("records"):
+    key = cell_axes.context_columns(gains)
+    for row in gains.sort_values("n_loops").drop_duplicates([*key, "n_layers"], keep="last").to_dict("records"):
         best, fixed = (estimate_text(row, name, ".4f") for name in ("best_gain_nats", "reference_gain_nats"))
-        at = f"linear over sqrt at L = {row['n_layers']:g}, N = {row['n_loops']:g}"
+        context = "".join(f"{name}={as_text(row[name])}, " for name in key)
+        at = f"linear over sqrt at {context}L = {row['n_layers']:g}, N = {row['n_loops']:g}"
         console.print(f"{at}: {best} nats per token at their optima (grid), {fixed} at N = 1's")
 
 

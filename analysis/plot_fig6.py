@@ -17,7 +17,7 @@ from analysis.plotting import cosines, panels, script, states, style, trained
 from analysis.records import sources
 from sweeper.errors import UserError
 
-SCRIPT = script.Script("fig6", __doc__)
+SCRIPT = script.Script("fig6", __doc__, lays_out=trained.LAYS_OUT)
 N_LOOPS = 8
 FRAME = panels.Frame(left=0.5, right=0.8, top=0.48, bottom=0.62, between_columns=0.26)
 

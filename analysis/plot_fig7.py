@@ -21,7 +21,7 @@ from analysis.plotting import panels, script, states, style, trained
 from analysis.records import sources
 from analysis.stats.growth import fold_range
 
-SCRIPT = script.Script("fig7", __doc__)
+SCRIPT = script.Script("fig7", __doc__, lays_out=trained.LAYS_OUT)
 FRAME = panels.Frame(top=0.56)
 COLUMNS = ["panel", "n_layers", "depth_multiplier", "n_loops", "base_lr", "seed", "state", "run_id"]
 SMALL: style.Look = {"ha": "right", "va": "bottom", "fontsize": 7.0, "color": style.MUTED}

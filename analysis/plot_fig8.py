@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import plot_fig6
 from analysis.plotting import script, trained
 
-SCRIPT = script.Script("fig8", __doc__)
+SCRIPT = script.Script("fig8", __doc__, lays_out=trained.LAYS_OUT)
 N_LOOPS = 4
 draw = plot_fig6.draw
 

@@ -19,7 +19,7 @@ from analysis.plotting import panels, rules, script, states, style, updates
 from analysis.records import sources
 from analysis.stats import probe
 
-SCRIPT = script.Script("fig9", __doc__)
+SCRIPT = script.Script("fig9", __doc__, lays_out=("panel", "depth", "seed"))
 FRAME = panels.Frame(right=0.6)
 COLUMNS = 3
 

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.plotting import panels, rules, script, states, style
-from analysis.records import sources
+from analysis.records import cell_axes, sources
 from analysis.stats.growth import estimate_text, fitted_growth
 from analysis.stats.transfer import FINISHED
 
-SCRIPT = script.Script("theory", __doc__)
+SCRIPT = script.Script("theory", __doc__, lays_out=("panel", "rule", "n_layers", "n_loops"))
 BOUNDED_SLOPE = 0.1
 ENERGY = {  # panel: name, theory's exponent, rule
     "shared": ("one $W$", 2, "linear"),
@@ -51,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers."""
+    for of_panels, laid_out in (
+        (cells["panel"].isin(ENERGY), ("panel", "n_loops")),
+        (cells["panel"] == "alpha", ("rule", "n_loops")),
+        (cells["panel"].isin(FACTORS), ("panel", "n_layers", "n_loops")),
+    ):
+        cell_axes.refuse_beyond(cells[of_panels], laid_out)
     draws = all_draws(cells, sources.load_curves(args, cells))
     exponents = exponent_table(draws)
     figure = draw(cells, draws, exponents)

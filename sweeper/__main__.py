@@ -1,13 +1,20 @@
 """`loopsweep`: plan and submit sweeps, and look after them, from one command."""
 
 import argparse
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 from sweeper.cli.options import count, positive
-from sweeper.errors import UserError
+from sweeper.errors import SweepIncomplete, UserError
 from sweeper.files import check_writable, check_writable_file
+from sweeper.records.sweep_manifest import sweeps_beside
 
+THEN = (
+    "run this when the sweep has ended, or is queued, with --runs, --sweeps and --sweep of what was submitted: "
+    "'python analysis/plot_fig5.py'; may be given several times"
+)
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
@@ -20,6 +27,7 @@ SWEEP_COMMANDS = {
     "cancel": "cancel a sweep's SLURM jobs; results and checkpoints stay",
     "logs": "the last lines of what runs and their jobs printed",
     "export": "write a sweep's cells, curves and read-outs as parquet",
+    "remove": "take cells out of a sweep; their runs stay on disk",
 }
 
 
@@ -28,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command in GRID_COMMANDS:
-            _multirun(arguments.command, arguments.overrides)
+            if status := _multirun(arguments):
+                sys.exit(status)
         elif arguments.command == "data":
             from sweeper.cli.data_command import prepare
 
@@ -48,14 +57,25 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in GRID_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("overrides", nargs="+", help="Hydra overrides, such as +sweep=lr_transfer preset=quick")
+        if name == "submit":
+            command.add_argument("--then", action="append", default=[], metavar="COMMAND", help=THEN)
     command = commands.add_parser("data", help=DATA_COMMAND, description=DATA_COMMAND)
     command.add_argument("overrides", nargs="*", help="Hydra overrides, such as preset=gpu data.path=/data/fineweb-edu")
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("sweep", nargs="?", help="name of the sweep (default: the newest)")
+        named = "name of the sweep, the beginning of it, or its id"
+        if name == "remove":
+            command.add_argument("sweep", help=named)
+            command.add_argument("conditions", nargs="+", metavar="KEY=VALUE", help="which cells, such as n_loops=16")
+        else:
+            command.add_argument("sweep", nargs="?", help=f"{named} (default: the newest)")
         command.add_argument("--runs", type=Path, default=Path("runs"), help="directory of runs")
-        command.add_argument("--sweeps", type=Path, default=Path("sweeps"), help="directory of sweep manifests")
+        command.add_argument(
+            "--sweeps", type=Path, help="directory of sweep manifests (default: sweeps/ beside --runs)"
+        )
         match name:
+            case "remove":
+                command.add_argument("--yes", action="store_true", help="do not ask")
             case "watch":
                 command.add_argument("--seconds", type=positive, default=10.0, help="between refreshes")
             case "retry":
@@ -77,12 +97,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _multirun(command: str, overrides: list[str]) -> None:
+def _multirun(arguments: argparse.Namespace) -> int:
+    """Plan or carry out a grid, then what is to follow on it; the exit status."""
     from sweeper import train
 
-    plan_only = ["hydra.launcher.plan_only=true"] if command == "plan" else []
-    sys.argv = ["loopsweep", "--multirun", *overrides, *plan_only]
-    train.main()
+    plan_only = ["hydra.launcher.plan_only=true"] if arguments.command == "plan" else []
+    sys.argv = ["loopsweep", "--multirun", *arguments.overrides, *plan_only]
+    status = 0
+    try:
+        train.main()
+    except SystemExit as end:  # it has said why
+        status = end.code if isinstance(end.code, int) else 1
+    if arguments.command == "submit" and status in (0, SweepIncomplete.exit_status):
+        status = _follow_up(arguments.then) or status
+    return status
+
+
+def _follow_up(commands: list[str]) -> int:
+    """Run commands on the sweep just submitted; the first exit status that is not 0."""
+    from sweeper.grid.build import submitted
+
+    for command in commands:
+        for one in submitted:
+            places = ["--runs", str(one.roots.runs), "--sweeps", str(one.roots.sweeps), "--sweep", one.sweep.name]
+            try:
+                status = subprocess.run([*shlex.split(command), *places]).returncode
+            except OSError as error:
+                raise UserError(f"--then {command}: {error.strerror}") from error
+            if status:
+                return status
+    return 0
 
 
 def _on_sweep(arguments: argparse.Namespace) -> None:
@@ -92,10 +136,9 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
         check = check_writable_file if arguments.out.suffix == ".parquet" else check_writable
         check(f"--out {arguments.out}", arguments.out)
     if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
-        command = arguments.made_by or "unknown: read from wandb"
-        export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out, command)
+        export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out, arguments.made_by)
         return
-    sweep = SweepCommands(arguments.sweeps, arguments.runs, arguments.sweep)
+    sweep = SweepCommands(arguments.sweeps or sweeps_beside(arguments.runs), arguments.runs, arguments.sweep)
     match arguments.command:
         case "status":
             sweep.status()
@@ -109,6 +152,8 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
             sweep.logs(arguments.run, arguments.lines)
         case "export":
             sweep.export(arguments.out, arguments.made_by)
+        case "remove":
+            sweep.remove(arguments.conditions, sure=arguments.yes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from analysis import figures
 from analysis.plotting import style
-from analysis.records import sources
+from analysis.records import cell_axes, sources
 from analysis.stats.transfer import FINISHED
 from sweeper.errors import UserError
 from sweeper.files import check_writable
@@ -26,10 +26,13 @@ class Script:
     Attributes:
         name: of its files, such as `fig4`; the script is `plot_<name>.py`.
         doc: the module's docstring, whose first line `--help` shows.
+        lays_out: the columns by which it places its points, see `cell_axes.refuse_beyond`. None if it lays out all,
+            extra axes included.
     """
 
     name: str
     doc: str | None
+    lays_out: Sequence[str] | None = tuple(cell_axes.BASE)
 
     @property
     def experiment(self) -> str:
@@ -69,6 +72,8 @@ def run(
         args = parser.parse_args(argv)
         check_writable(f"--out {args.out}", args.out)
         cells = sources.load_cells(args, script.experiment, script.make_command)
+        if script.lays_out is not None:
+            cell_axes.refuse_beyond(cells, script.lays_out)
         with style.context():
             drawing = make(args, cells)
             files = style.save(drawing.figure, args.out, script.name, args.formats)
@@ -99,8 +104,10 @@ def _print_progress(script: Script, cells: pd.DataFrame, console: Console, *, ca
     console.print(f"{cells['sweep'].iloc[0]}: {states}")
     unfinished = len(cells) - int(cells["state"].isin(FINISHED).sum())
     if unfinished and can_continue:
-        command = f"{script.make_command} PRESET={cells['preset'].iloc[0]}"
-        console.print(f"{unfinished} of {len(cells)} have no result yet: `{command}` continues")
+        first = cells.iloc[0]
+        is_plain = first["sweep"] == f"{script.experiment}-{first['preset']}"
+        command = f"`{script.make_command} PRESET={first['preset']}`" if is_plain else "the command that made the sweep"
+        console.print(f"{unfinished} of {len(cells)} have no result yet: {command} continues")
 
 
 def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str] = ()) -> str:
@@ -114,9 +121,16 @@ def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str
         replicas or _replicas(cells),
         f"{finished} of {len(cells)} points finished" + (f", {diverged} diverged" if diverged else ""),
         *notes,
+        *selected(cells),
         f"sweep {cells['sweep'].iloc[0]}",
     ]
     return "  ·  ".join(parts)
+
+
+def selected(cells: pd.DataFrame) -> list[str]:
+    """The extra axes of which all cells have one value, for a footer."""
+    fixed = [name for name in cell_axes.extra_axes(cells) if cells[name].nunique() == 1]
+    return [cell_axes.shown({name: cells[name].iloc[0]}) for name in fixed]
 
 
 def _replicas(cells: pd.DataFrame) -> str:

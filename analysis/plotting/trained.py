@@ -11,6 +11,7 @@ from analysis.stats import transfer
 from sweeper.errors import UserError
 
 RULE = "linear"
+LAYS_OUT = ("rule", "n_layers", "n_loops", "base_lr", "seed")
 PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures
-from analysis.records import sources
+from analysis.records import cell_axes, sources
 from sweeper.errors import UserError
 
 LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the largest first
@@ -54,7 +54,9 @@ def find_records(runs: Path | None, results: Path) -> list[Records]:
 
 
 def _stored(directory: Path) -> Iterator[Records]:
-    sweeps = pd.read_parquet(directory / "cells.parquet", columns=["sweep", "experiment", "preset"])
+    cells = pd.read_parquet(directory / "cells.parquet")
+    varied = {sweep for sweep, of_sweep in cells.groupby("sweep") if cell_axes.is_varied(of_sweep)}
+    sweeps = cells.loc[~cells["sweep"].isin(varied), ["sweep", "experiment", "preset"]]
     described = json.loads(text) if (text := _text(directory / "provenance.json")) else {}
     for preset, of_preset in sweeps.groupby("preset"):
         # With several sweeps of one experiment, the one with the most points.

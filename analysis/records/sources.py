@@ -1,7 +1,7 @@
 """The sources of a figure's numbers: run directories of this machine, the parquet of a stored result, or wandb.
 
 All give the same tidy table, one row per cell of the grid (panel x N x base rate x seed), finished or not.
-This is the only module of `analysis` that touches `sweeper`.
+This module and `analysis.records.cell_axes` are the only ones of `analysis` that touch `sweeper`.
 """
 
 import argparse
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis import figures
+from analysis.records import cell_axes
 from sweeper.errors import UserError
+from sweeper.records.axes import PLAIN, as_text
 from sweeper.run.spec import kind_of
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 STATES = ("pending", "running", "done", "diverged", "failed", "timeout", "preempted", "lost")
 FORMATS = ("pdf", "png")  # by default; the report also asks for SVG
 ALL_FORMATS = (*FORMATS, "svg")
-CELL_KEY = ["panel", "rule", "n_layers", "n_loops", "base_lr", "seed"]
 COLUMN_TYPES = {
     "sweep": "str",
     "experiment": "str",
@@ -59,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wandb-dir", type=Path, metavar="DIR", help="wandb's offline files, such as wandb/")
     add = parser.add_argument
     add("--sweeps", type=Path, metavar="DIR", help="sweep manifests (default: sweeps/ beside --runs)")
-    add("--sweep", metavar="NAME", help="which sweep (default: the newest of this figure's experiment)")
+    sweep_help = (
+        "which sweep: its name, the beginning of it or its id (default: the newest of this figure's experiment)"
+    )
+    add("--sweep", metavar="NAME", help=sweep_help)
+    where_help = "draw only the cells with these values: --where panel=b optimizer.weight_decay=0,0.1"
+    add("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=where_help)
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
     log_help = "log the figure to its sweep on a wandb server; without a name to offline files in wandb/"
     add("--log-wandb", nargs="?", const="", metavar="ENTITY/PROJECT", help=log_help)
@@ -96,30 +103,38 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 
 def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
-    """Read the cells of one sweep of `experiment`, ordered by panel, N, base rate, seed.
+    """Read the cells of one sweep of `experiment`, ordered by panel, N, base rate, seed; those of `--where` only.
 
     `args` holds the options of `add_arguments`; `make_command` is in the error for a missing sweep.
-    Columns and their types are `COLUMN_TYPES`; `val_loss` is in nats per token, NaN where there is none.
+    Columns and their types are `COLUMN_TYPES`, then the sweep's extra axes (`sweeper.records.axes`), in which null
+    is a text; `val_loss` is in nats per token, NaN where there is none.
     Raises `UserError` where the sweep is missing or its table is not what the columns promise.
     """
     if args.results is not None:
-        return validated(_stored_cells(args.results, args.sweep, experiment), experiment)
-    if (mirrored := _mirrored(args, args.sweep, experiment)) is not None:
-        return validated(mirrored.cells(), experiment)
-    sweeps = args.sweeps if args.sweeps is not None else args.runs.parent / "sweeps"
+        cells = _stored_cells(args.results, args.sweep, experiment)
+    elif (mirrored := _mirrored(args, args.sweep, experiment)) is not None:
+        cells = mirrored.cells()
+    else:
+        cells = _local_cells(args, experiment, make_command)
+    return cell_axes.where(validated(cells, experiment, named=args.sweep is not None), args.where)
+
+
+def _local_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
     # Imported here, so that stored results are drawn without the rest of the sweeper.
     from sweeper.records.status import latest_sweep, sweep_table
+    from sweeper.records.sweep_manifest import find, sweeps_beside
 
+    sweeps = args.sweeps if args.sweeps is not None else sweeps_beside(args.runs)
     if args.sweep is not None:
-        manifest = sweeps / f"{args.sweep}.json"
-        if not manifest.is_file():
-            known = ", ".join(sorted(path.stem for path in sweeps.glob("*.json"))) or f"none; `{make_command}`"
-            raise UserError(f"--sweep: no sweep {args.sweep!r} in {sweeps}; known: {known}")
+        manifest: Path | None = find(sweeps, args.sweep, experiment)
     else:
         manifest = latest_sweep(sweeps, experiment) if sweeps.is_dir() else None
-        if manifest is None:
-            raise UserError(f"no {experiment} sweep in {sweeps}: start one with `{make_command}`")
-    return validated(sweep_table(manifest, args.runs), experiment)
+    if manifest is None:
+        raise UserError(f"no {experiment} sweep in {sweeps}: start one with `{make_command}`")
+    cells = sweep_table(manifest, args.runs)
+    if not any((args.runs / run_id).is_dir() for run_id in cells["run_id"]):
+        raise UserError(f"--runs {args.runs}: none of the runs of sweep {manifest.stem} is there; give their directory")
+    return cells
 
 
 def load_curves(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
@@ -173,14 +188,18 @@ class LocalSweep:
 
 
 def local_sweeps(runs: Path) -> list[LocalSweep]:
-    """The sweeps beside directory `runs`, in order of submission."""
+    """The sweeps beside directory `runs` that claims of the paper can be judged on, in order of submission.
+
+    Sweeps that vary more than the paper's do are left out, and those of which no run is in `runs`.
+    """
     from sweeper.records.export import describe, finished_results
-    from sweeper.records.sweep_manifest import Sweep, manifests
+    from sweeper.records.sweep_manifest import Sweep, manifests, sweeps_beside
 
     found = []
-    for sweep in map(Sweep.load, manifests(runs.parent / "sweeps")):
-        provenance = describe(sweep, finished_results(sweep, runs), sweep.command)
-        found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, provenance))
+    for sweep in map(Sweep.load, manifests(sweeps_beside(runs))):
+        if not sweep.columns and any((runs / run_id).is_dir() for run_id in sweep.run_ids):
+            provenance = describe(sweep, finished_results(sweep, runs))
+            found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, provenance))
     return found
 
 
@@ -194,16 +213,22 @@ def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFr
         cells = pd.read_parquet(file)
     except (ValueError, OSError) as error:
         raise UserError(f"--results: cannot read {file} as parquet ({_first_line(error)})") from error
-    column, wanted = ("experiment", experiment) if name is None else ("sweep", name)
-    if column in cells:
-        cells = cells[cells[column] == wanted]
+    if name is not None and {"sweep", "experiment"} <= set(cells):
+        from sweeper.records.sweep_manifest import meant
+
+        kinds = dict(zip(cells["sweep"], cells["experiment"], strict=True))
+        return cells[cells["sweep"] == meant(name, kinds, experiment, f"in {file}")]
+    if "experiment" in cells:
+        cells = cells[cells["experiment"] == experiment]
         if cells.empty:
-            raise UserError(f"--results: no {column} {wanted!r} in {file}; choose another file or --sweep")
+            raise UserError(f"--results: no experiment {experiment!r} in {file}; choose another file or --sweep")
     return cells
 
 
-def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
+def validated(cells: pd.DataFrame, experiment: str, *, named: bool = False) -> pd.DataFrame:
     """Check and order a cell table: columns, types, one sweep of `experiment`, known states, no cell twice.
+
+    A sweep that was `named` may be of any experiment if its runs are trainings and those of `experiment` are.
 
     Raises `UserError` naming the first thing that is wrong.
     """
@@ -214,10 +239,13 @@ def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
     try:
         known = {name: kind for name, kind in OPTIONAL_TYPES.items() if name in cells and cells[name].notna().all()}
         types = COLUMN_TYPES | known
-        cells = cells[list(types)].astype(types)
+        extras = _extra_columns(cells)
+        cells = cells[list(types)].astype(types).assign(**extras)
     except (ValueError, TypeError) as error:
         raise UserError(f"cell table: a column has the wrong type ({_first_line(error)})") from error
-    if other := sorted(set(cells["experiment"]) - {experiment}):
+    measured = cells["run_id"].map(lambda run_id: kind_of(run_id).has_val_loss)
+    any_trained = named and measured.all() and figures.EXPERIMENTS[experiment].group != "init"
+    if (other := sorted(set(cells["experiment"]) - {experiment})) and not any_trained:
         raise UserError(f"--sweep: a sweep of {other[0]}, but this figure draws {experiment}; choose another")
     if len(sweeps := sorted(set(cells["sweep"]))) > 1:
         raise UserError(f"cell table: several sweeps ({', '.join(sweeps)}); choose one with --sweep NAME")
@@ -225,16 +253,34 @@ def validated(cells: pd.DataFrame, experiment: str) -> pd.DataFrame:
         raise UserError(f"cell table: state {', '.join(unknown)} is not one of {', '.join(STATES)}")
     if not (cells["base_lr"] > 0).all():
         raise UserError("cell table: a base_lr is not positive; rates are drawn on a log axis")
-    _refuse_rows(cells, cells.duplicated(CELL_KEY), "appears twice; each cell stands once")
-    measured = cells["run_id"].map(lambda run_id: kind_of(run_id).has_val_loss)
+    key = cell_axes.cell_key(cells)
+    _refuse_rows(cells, cells.duplicated(key), "appears twice; each cell stands once")
     _refuse_rows(cells, measured & (cells["state"] == "done") & cells["val_loss"].isna(), "is done but has no val_loss")
-    return cells.sort_values(CELL_KEY, ignore_index=True)
+    return cells.sort_values(key, ignore_index=True)
+
+
+def _extra_columns(cells: pd.DataFrame) -> "dict[str, pd.Series[Any]]":
+    """The extra axes as they are grouped by: numbers, or texts if some value is none. Without those of other sweeps."""
+    columns: dict[str, pd.Series[Any]] = {}
+    for name in cell_axes.extra_axes(cells):
+        column = cells[name]
+        if name == "architecture":
+            column = column.fillna(PLAIN)
+            if (column == PLAIN).all():
+                continue
+        if column.isna().all():  # of another sweep in the same file
+            continue
+        numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        columns[name] = column if numbers and column.notna().all() else column.map(as_text).astype("str")
+    return columns
 
 
 def _refuse_rows(cells: pd.DataFrame, wrong: "pd.Series[bool]", why: str) -> None:
     if wrong.any():
-        panel, rule, n_layers, n_loops, rate, seed = cells.loc[wrong, CELL_KEY].iloc[0]
-        cell = f"panel {panel}, {rule}, L = {n_layers}, N = {n_loops}, base_lr = {rate:g}, seed {seed}"
+        first = cells.loc[wrong].iloc[0]
+        cell = f"panel {first['panel']}, {first['rule']}, L = {first['n_layers']}, N = {first['n_loops']}, "
+        more = cell_axes.shown({name: first[name] for name in cell_axes.extra_axes(cells)})
+        cell += f"base_lr = {first['base_lr']:g}, seed {first['seed']}" + (f", {more}" if more else "")
         raise UserError(f"cell table: {cell} {why}")
 
 

@@ -3,15 +3,19 @@
 A curve is one panel and one loop count N: validation loss against the base learning rate η0, every point the mean
 over its seeds (`average_seeds`). A diverged run counts as +inf, a run without a result as NaN. Intervals come from the
 noise that `pooled_noise` finds near the optima. With one seed there is no interval.
+
+Each function takes the cells of one context (`analysis.records.cell_axes.contexts`). `analyse` takes those of several.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from analysis.records import cell_axes
 from analysis.stats.intervals import NO_NOISE, Estimate
 from analysis.stats.optimum import Floats, Indices, Optimum, curve_optimum, fit_window
 from analysis.stats.seeds import DepthNoise, additive_fit, by_seed, depth_noise
@@ -30,6 +34,37 @@ GAIN_COLUMNS = [
 ]
 
 
+@dataclass(frozen=True)
+class Analysis:
+    """What a sweep says about transfer, with the columns of `cell_axes.context_key` where it has several contexts.
+
+    Attributes:
+        points: see `average_seeds` and `with_margins`.
+        table: see `transfer_table`.
+        gains: see `gain_table`.
+    """
+
+    points: pd.DataFrame
+    table: pd.DataFrame
+    gains: pd.DataFrame
+
+
+def analyse(cells: pd.DataFrame) -> Analysis:
+    """The points and tables of every context of a sweep, each from its own cells and its own noise."""
+    found: list[list[pd.DataFrame]] = [[], [], []]
+    for context, of_context in cell_axes.contexts(cells):
+        points = average_seeds(of_context)
+        noise = pooled_noise(of_context, points)
+        points = with_margins(points, noise)
+        for tables, table in zip(
+            found, (points, transfer_table(points, noise), gain_table(points, noise)), strict=True
+        ):
+            for place, (name, value) in enumerate(context.items()):
+                table.insert(place, name, value)
+            tables.append(table)
+    return Analysis(*(pd.concat([t for t in of if len(t)] or of[:1], ignore_index=True) for of in found))
+
+
 def average_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells (one row per seed) → points (one row per panel, N and base rate), in that order.
 
@@ -37,6 +72,7 @@ def average_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     only some seeds have finished, each one's common offset at this depth is taken off first.
     `seeds` counts those with a result, `seeds_expected` all; `state` is the seeds' first in `STATE_ORDER`.
     """
+    assert not cells.duplicated([*POINT_KEY, "seed"]).any(), "cells of several contexts"
     grouped = _numbered(cells).assign(rank=cells["state"].map(STATE_ORDER.index)).groupby("point")
     points = grouped[POINT_KEY].first()
     for _, at_depth in _numbered(cells).groupby("n_layers"):
@@ -149,8 +185,13 @@ def transfer_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.Data
 
 
 def _at_reference_depth(found: Mapping[CurveKey, Curve], rule: str, n_loops: int, ref_layers: int) -> Curve | None:
-    alike = [curve for key, curve in found.items() if key[1:] == (rule, ref_layers, n_loops)]
-    return alike[0] if alike else None
+    return _by_rule(found).get((rule, ref_layers, n_loops))
+
+
+def _by_rule(found: Mapping[CurveKey, Curve]) -> dict[tuple[str, int, int], Curve]:
+    """The curve of each (rule, L, N), where one panel alone has it: no other could be chosen for a reason."""
+    counts = Counter(key[1:] for key in found)
+    return {key[1:]: curve for key, curve in found.items() if counts[key[1:]] == 1}
 
 
 def _progress(curve: pd.DataFrame) -> dict[str, int]:
@@ -233,8 +274,8 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
     -inf if only linear did, NaN if a result is missing or both diverged.
     """
     found = curves(points, noise)
-    both = sorted({key[2:] for key in found if key[1] == "sqrt"} & {key[2:] for key in found if key[1] == "linear"})
-    by_rule = {key[1:]: curve for key, curve in found.items()}
+    by_rule = _by_rule(found)
+    both = sorted({key[1:] for key in by_rule if key[0] == "sqrt"} & {key[1:] for key in by_rule if key[0] == "linear"})
     rows = []
     for n_layers, n_loops in both:
         if n_loops > REFERENCE_LOOPS:

@@ -1,7 +1,9 @@
 """The commands of `loopsweep` on a sweep that was submitted before, here or to a cluster."""
 
 import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from sweeper.errors import UserError
 from sweeper.execution.slurm.status import sweep_status
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, sweep_rows
-from sweeper.records.sweep_manifest import Sweep, manifests
+from sweeper.records.sweep_manifest import Sweep, find, manifests, remove
 
 RETRIED = (State.FAILED, State.LOST, State.TIMEOUT)
 LOGGED_STATES = (*RETRIED, State.RUNNING)  # whose logs are shown unless a run is named
@@ -24,15 +26,16 @@ class SweepCommands:
     Args:
         sweeps: directory of sweep manifests.
         runs: directory of run directories.
-        name: of the sweep; None for the newest.
+        name: of the sweep, its beginning or its id; None for the newest.
 
     Raises:
-        UserError: if there is no such sweep.
+        UserError: if there is no such sweep, or several.
     """
 
     def __init__(self, sweeps: Path, runs: Path, name: str | None) -> None:
         self.sweeps, self.runs = sweeps, runs
-        self.sweep = Sweep.load(sweeps / f"{name}.json" if name is not None else _newest(sweeps))
+        self.path = find(sweeps, name) if name is not None else _newest(sweeps)
+        self.sweep = Sweep.load(self.path)
         self.console = Console(highlight=False, soft_wrap=True)
 
     def status(self) -> None:
@@ -100,6 +103,27 @@ class SweepCommands:
             raise UserError(f"scancel failed: {done.stderr.strip()}")
         self.console.print(f"cancelled {len(ids)} jobs of {self.sweep.name}; results and checkpoints stay")
 
+    def remove(self, conditions: Sequence[str], *, sure: bool) -> None:
+        """Take cells out of the sweep; their runs stay on disk.
+
+        Args:
+            conditions: `key=value` each; what meets all of them goes.
+            sure: do not ask.
+
+        Raises:
+            UserError: if no cell or every cell meets the conditions, or the user does not agree.
+        """
+        statuses = self._statuses()
+        chosen = remove(self.path, conditions, check=True)
+        self.console.print(status_table(replace(self.sweep, cells=tuple(chosen)), statuses, self.sweep))
+        if not sure:
+            if not sys.stdin.isatty():
+                raise UserError(f"{len(chosen)} cells would be removed from {self.sweep.name}; --yes removes them")
+            if self.console.input(f"Remove these {len(chosen)} cells? \\[y/N] ").strip().lower() not in ("y", "yes"):
+                raise UserError("nothing was removed")
+        remove(self.path, conditions)
+        self.console.print(f"removed {len(chosen)} cells from {self.sweep.name}; their runs and jobs stay as they are")
+
     def logs(self, run: str | None, lines: int) -> None:
         """Print the last lines of what runs and their jobs printed.
 
@@ -134,7 +158,7 @@ class SweepCommands:
 
         Args:
             out: a directory for all tables, see `sweeper.records.export`; or a .parquet file for the cells alone.
-            command: that made the sweep, for the record; None for what its name says.
+            command: that made the sweep, for the record; None for those that were recorded.
         """
         import pandas as pd
 
@@ -145,7 +169,7 @@ class SweepCommands:
         else:
             from sweeper.records.export import export_sweep
 
-            export_sweep(self.sweep, cells, self.runs, out, command or self.sweep.command)
+            export_sweep(self.sweep, cells, self.runs, out, command)
         self.console.print(f"wrote {len(cells)} cells to {out}")
 
     def _statuses(self) -> dict[str, RunStatus]:
@@ -157,7 +181,9 @@ class SweepCommands:
             self.console.print(line, markup=False)
 
 
-def export_mirrored(server: str | None, directory: Path | None, name: str | None, out: Path, command: str) -> None:
+def export_mirrored(
+    server: str | None, directory: Path | None, name: str | None, out: Path, command: str | None
+) -> None:
     """Write the tables of a sweep as wandb holds it, as `SweepCommands.export` does those of its runs.
 
     Raises:

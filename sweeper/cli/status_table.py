@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from sweeper.records.axes import BASE_AXES, as_text
 from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
 
 COLUMNS = ("panel", "L", "N", "rate", "seed", "state", "step", "loss", "tokens/s", "left", "job", "reason")
+UNSHOWN = ("rule", "ref_layers", "d_model")
 WORDS = ("panel", "state", "job", "reason")  # aligned to the left
 STYLES = {
     "done": "green",
@@ -27,20 +29,42 @@ STYLES = {
 MOVING = (State.PENDING, State.RUNNING, State.PREEMPTED)
 
 
-def status_table(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> Text:
-    """What `loopsweep status` prints: a row per cell, counts below."""
-    rows = [_row(cell, statuses[cell["run_id"]]) for cell in sweep.cells]
+def status_table(sweep: Sweep, statuses: Mapping[str, RunStatus], whole: Sweep | None = None) -> Text:
+    """What `loopsweep status` prints: a row per cell, counts below.
+
+    Args:
+        sweep: the cells to show.
+        statuses: where their runs stand.
+        whole: the sweep that they are a part of, whose axes all have a column.
+    """
+    axes = _shown_axes(whole or sweep)
+    cells = sweep.rows([axis for axis in axes if axis not in BASE_AXES or axis == "architecture"])
+    rows = [_row(cell, statuses[cell["run_id"]]) | {axis: as_text(cell[axis]) for axis in axes} for cell in cells]
+    place = COLUMNS.index("seed") + 1
+    columns = (*COLUMNS[:place], *axes, *COLUMNS[place:])
     # Aligned here and not by rich's own table, which takes more than a second over 600 rows.
-    widths = [max(len(row[name]) for row in (*rows, {name: name})) for name in COLUMNS]
-    shown = Text(f"{sweep.name}: {len(statuses)} runs in {len(sweep.cells)} cells\n", no_wrap=True, overflow="ignore")
-    for row in ({name: name for name in COLUMNS}, *rows):
-        for name, width in zip(COLUMNS, widths, strict=True):
-            text = row[name].ljust(width) if name in WORDS else row[name].rjust(width)
+    widths = [max(len(row[name]) for row in (*rows, {name: name})) for name in columns]
+    named = f"{sweep.name} ({sweep.id})" if sweep.id else sweep.name
+    head = f"{named}: {len(sweep.run_ids)} runs in {len(sweep.cells)} cells\n"
+    shown = Text(head, no_wrap=True, overflow="ignore")
+    for row in ({name: name for name in columns}, *rows):
+        for name, width in zip(columns, widths, strict=True):
+            text = row[name].ljust(width) if name in (*WORDS, *axes) else row[name].rjust(width)
             shown.append(f"{text}  ", STYLES.get(row[name], "") if name == "state" else "")
         shown.rstrip()
         shown.append("\n")
     states = Counter(row["state"] for row in rows)
     return shown.append(" · ".join(f"{states[state]} {state}" for state in State if states[state]))
+
+
+def _shown_axes(sweep: Sweep) -> list[str]:
+    """The axes that need a column beside `COLUMNS`: extra ones, and base axes that the panel and L do not tell."""
+    values: dict[tuple[Any, ...], dict[str, set[Any]]] = {}
+    for cell in sweep.cells:
+        of_panel = values.setdefault((cell["panel"], cell["n_layers"]), {axis: set() for axis in UNSHOWN})
+        for axis in UNSHOWN:
+            of_panel[axis].add(cell.get(axis))
+    return [axis for axis in UNSHOWN if any(len(of_panel[axis]) > 1 for of_panel in values.values())] + sweep.columns
 
 
 def _row(cell: Mapping[str, Any], status: RunStatus) -> dict[str, str]:

@@ -23,6 +23,7 @@ from sweeper.data import Manifest
 from sweeper.errors import UserError
 from sweeper.files import check_writable
 from sweeper.hardware import memory_bytes
+from sweeper.records.sweep_manifest import sweeps_beside
 from sweeper.run.base import Run
 from sweeper.run.execution import Execution
 from sweeper.run.memory import GIB
@@ -213,10 +214,17 @@ def check_paths(config: DictConfig, *names: str, probe: bool = True) -> None:
         UserError: for one that cannot.
     """
     for name in names:
-        check_writable(f"paths.{name}={config.paths[name]}", Path(str(config.paths[name])), probe=probe)
+        place = directory_of(config, name)
+        check_writable(f"paths.{name}={place}", place, probe=probe)
     if "runs" in names and config.tracking.mode != "off":
         folder = Path(str(config.paths.runs)).resolve().parent / "wandb"
         check_writable(f"tracking.mode={config.tracking.mode}: {folder}, beside paths.runs,", folder, probe=probe)
+
+
+def directory_of(config: DictConfig, name: str) -> Path:
+    """The directory paths.NAME. Manifests lie beside the runs unless `paths.sweeps` says otherwise."""
+    given = config.paths[name]
+    return sweeps_beside(directory_of(config, "runs")) if given is None else Path(str(given))
 
 
 def with_keys(message: str) -> str:

@@ -18,6 +18,15 @@ from sweeper.run.spec import ProbeConfig, RunConfig, TheoryConfig
 if TYPE_CHECKING:
     from sweeper.config.schema import Config
 
+# The keys and sections whose values determine the result of a run, by its kind.
+READS: dict[str, tuple[str, ...]] = {
+    RunConfig.KIND: (
+        *("model", "scaling", "optimizer", "schedule", "batch", "data", "validation.tokens"),
+        *("precision", "diverged_above"),
+    ),
+    ProbeConfig.KIND: ("model", "scaling", "optimizer", "schedule", "batch", "probe.increment_layers"),
+    TheoryConfig.KIND: ("scaling", "theory"),
+}
 Draws = Annotated[int, at_least(1), at_most(1_000_000)]  # each has a seed in the run's record
 
 

@@ -1,11 +1,12 @@
 """From a composed configuration to a run: its values checked, ε and the rates as numbers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from model import ModelConfig
 from sweeper.config.checks import check_residual_scale, check_run, with_keys
 from sweeper.config.schema import Config
 from sweeper.data import DataSpec, TokenizerSpec
@@ -19,8 +20,8 @@ from sweeper.run.spec import KINDS
 class ResolvedRun:
     """A run, how to carry it out, and where it stands in a sweep's grid.
 
-    `axes` are the plotted coordinates: panel, rule, n_layers, ref_layers, depth_multiplier, n_loops, base_lr,
-    d_model, seed.
+    `axes` are the plotted coordinates: panel, rule, architecture, n_layers, ref_layers, depth_multiplier, n_loops,
+    base_lr, d_model, seed.
     """
 
     config: Run
@@ -61,6 +62,7 @@ def resolve(config: DictConfig, manifest_hash: str) -> ResolvedRun:
     axes = {
         "panel": tree.panel,
         "rule": _rule_name(tree),
+        "architecture": architecture_name(tree.model.loop, tree.model.block),
         "n_layers": tree.model.n_layers,
         "ref_layers": tree.scaling.ref_layers,
         "depth_multiplier": tree.model.n_layers / tree.scaling.ref_layers,
@@ -86,6 +88,12 @@ def _rule_name(tree: Config) -> str:
     """Of the rule, or its exponents where they are given instead."""
     given = {"alpha": tree.scaling.alpha, "beta": tree.scaling.beta}
     return " ".join(f"{key}={value:g}" for key, value in given.items() if value is not None) or tree.scaling.rule
+
+
+def architecture_name(loop: str, block: str) -> str:
+    """Of a model's `loop` and `block`, by what is not neutral: plain, add, post_norm, add+post_norm."""
+    neutral = {field.name: field.default for field in fields(ModelConfig)}
+    return "+".join(v for k, v in (("loop", loop), ("block", block)) if v != neutral[k]) or "plain"
 
 
 def _execution(tree: Config, run: Run) -> Execution:

@@ -185,10 +185,10 @@ class TrackingSection:
 
 @dataclass
 class PathsSection:
-    """Where runs, sweep manifests and prepared data lie; never part of a record."""
+    """Where runs, sweep manifests and prepared data lie; never part of a record. Without `sweeps`, beside the runs."""
 
     runs: Folder = MISSING
-    sweeps: Folder = MISSING
+    sweeps: Folder | None = None
     data: Folder = MISSING
 
 
@@ -200,6 +200,7 @@ class Config(KindSections):
     preset: Name = MISSING
     panel: Name = MISSING
     experiment: Name = MISSING
+    title: Line | None = None
     seed: Seed = MISSING
     precision: Annotated[str, one_of(PRECISIONS)] = MISSING
     diverged_above: Positive = MISSING

@@ -1,9 +1,9 @@
 """A grid executed on this machine, or only planned."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from pkgutil import resolve_name
 
 from hydra.types import HydraContext
@@ -13,6 +13,7 @@ from rich.console import Console
 from sweeper.config.resolve import ResolvedRun
 from sweeper.display.sweep_progress import SweepView
 from sweeper.errors import SweepIncomplete
+from sweeper.execution.step_timing import cache_file
 from sweeper.execution.worker_pool import WorkerPool
 from sweeper.grid.build import Roots, compose_grid
 from sweeper.grid.plan import Plan, StepTimes, learned_step_times, print_plan
@@ -48,12 +49,11 @@ def launch_local(
     first = next(iter(grid.plan.runs.values()))
     slots = default_workers(first) if workers is None else workers
     if plan_only:
-        times = _step_times(grid.plan, first, slots, grid.roots.runs, console)
+        times = _step_times(grid.plan, first, slots, console)
         print_plan(grid.plan, times, slots, console)
         grid.say_what_is_missing(console)
         return
-    grid.write()
-    execute_plan(grid.plan, slots, grid.roots, console)
+    execute_plan(grid.write(), slots, grid.roots, console)
 
 
 def default_workers(run: ResolvedRun) -> int:
@@ -63,14 +63,14 @@ def default_workers(run: ResolvedRun) -> int:
     return max(1, len(os.sched_getaffinity(0)) // run.execution.threads)
 
 
-def _step_times(plan: Plan, run: ResolvedRun, workers: int, runs: Path, console: Console) -> StepTimes | None:
+def _step_times(plan: Plan, run: ResolvedRun, workers: int, console: Console) -> StepTimes | None:
     learned = learned_step_times(plan)
     if learned is not None or not plan.to_run or run.execution.device == "cuda":
         return learned
     if (timer := KINDS[run.config.KIND].step_timer) is None:
         return None
     console.print("timing a few steps on this machine (some 20 seconds, once per shape)")
-    times: StepTimes = resolve_name(timer)(run.config, run.execution, workers, runs / "step-times.json")
+    times: StepTimes = resolve_name(timer)(run.config, run.execution, workers, cache_file())
     return times
 
 
@@ -109,6 +109,11 @@ def _conclude(plan: Plan, roots: Roots, console: Console) -> None:
         f"{plan.count(State.FAILED)} failed, {left - plan.count(State.FAILED)} left",
         highlight=False,
     )
+    if whole := plan.part_of:
+        status = {run_id: run_status(roots.runs / run_id) for run_id in whole.run_ids}
+        counts = Counter(str(one.state) for one in status.values())
+        shown = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+        console.print(f"the whole of {whole.name}: {shown}", highlight=False)
     failed = [run_id for run_id in plan.runs if plan.status[run_id].state is State.FAILED]
     for run_id in failed:
         console.print(f"{run_id} failed: {plan.status[run_id].reason}", style="red", highlight=False)

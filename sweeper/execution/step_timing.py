@@ -5,8 +5,10 @@ steps at a few loop counts on random tokens and prints JSON. As many copies as t
 because that is how the sweep will run.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,12 @@ LOOPS = (1, 2, 8)  # of the timed models, which have one layer
 MIN_STEPS, SECONDS_EACH = 5, 3.0
 
 
+def cache_file() -> Path:
+    """Where measured times are kept: in the user's cache, because a plan writes nothing beside runs and sweeps."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "loopsweep" / "step-times.json"
+
+
 def measured_step_times(run: RunConfig, execution: Execution, workers: int, cache: Path) -> StepTimes:
     """Step times of the run's shape with `workers` processes side by side; measured once per machine and shape.
 
@@ -34,7 +42,7 @@ def measured_step_times(run: RunConfig, execution: Execution, workers: int, cach
         run: any run of the sweep; its depth, loops, ε, rate and seed do not matter.
         execution: of the sweep.
         workers: processes to time together.
-        cache: JSON file of earlier measurements.
+        cache: JSON file of earlier measurements. If it cannot be read or written, nothing is kept.
 
     Raises:
         UserError: if a timing process fails.
@@ -51,7 +59,7 @@ def measured_step_times(run: RunConfig, execution: Execution, workers: int, cach
         provenance()["processor"],
     ]
     key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
-    known = read_json(cache) or {}
+    known = _cached(cache)
     if key not in known:
         environment = worker_environment(execution.threads)
         command = [sys.executable, "-m", "sweeper.execution.step_timing"]
@@ -70,9 +78,18 @@ def measured_step_times(run: RunConfig, execution: Execution, workers: int, cach
                 "try fewer processes, hydra.launcher.workers=1"
             )
         known[key] = [pair for output in outputs for pair in json.loads(output)]
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, known)
+        with contextlib.suppress(OSError, UserError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, known)
     return StepTimes([(applications, seconds) for applications, seconds in known[key]])
+
+
+def _cached(cache: Path) -> dict[str, Any]:
+    try:
+        known = read_json(cache)
+    except (OSError, UserError):
+        known = None
+    return known if isinstance(known, dict) else {}
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """A composed grid, checked and ready to be executed: its plan, and what is written first."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,17 +8,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sweeper.config.checks import check_data, check_machine, check_paths
+from sweeper.config.checks import check_data, check_machine, check_paths, directory_of
 from sweeper.config.resolve import ResolvedRun, data_spec, depth_warning, resolve
 from sweeper.data import DataSpec, Manifest, find_data
 from sweeper.display.data_progress import prepare_in_view
 from sweeper.errors import UserError
 from sweeper.files import check_writable
+from sweeper.grid.asked import Background, Values, command, sweep_name, title
 from sweeper.grid.compose import check_axes, compose_jobs
 from sweeper.grid.plan import Plan
+from sweeper.records.axes import DATA, same
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import run_status
-from sweeper.records.sweep_manifest import Sweep
+from sweeper.records.sweep_manifest import Cell, Sweep, add, placed
 from sweeper.run.spec import KINDS
 from sweeper.tracking.client import mirror_sweep
 
@@ -33,6 +34,18 @@ class Roots:
     runs: Path
     sweeps: Path
     data: Path
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A sweep as it was submitted, and where it lies."""
+
+    sweep: Sweep
+    roots: Roots
+
+
+submitted: list[Submitted] = []
+"""What this process has submitted, for whoever goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +64,24 @@ class Grid:
     preset: str
     prepared: bool
 
-    def write(self) -> None:
-        """Write the configuration of every run to carry out, and the sweep's manifest."""
-        for run_id in self.plan.to_run:
-            run = self.plan.runs[run_id]
+    def write(self) -> Plan:
+        """Write the configuration of every run to carry out, and add the cells to the sweep's manifest.
+
+        Returns:
+            The plan, with the sweep as it is on disk now.
+        """
+        whole, changed = add(self.roots.sweeps, self.plan.sweep)
+        plan = replace(self.plan, sweep=replace(self.plan.sweep, name=whole.name), whole=whole)
+        for run_id in plan.to_run:
+            run = plan.runs[run_id]
             labels = {key: run.axes[key] for key in ("rule", "depth_multiplier")} | {"preset": self.preset}
-            labels |= {"sweep": self.plan.sweep.name, "panels": self.plan.sweep.panels(run_id)}
+            labels |= {"sweep": whole.name, "panels": whole.panels(run_id)}
             RunDir(self.roots.runs / run_id).write_config(run.config, run.execution, labels)
-        if self.plan.sweep.save(self.roots.sweeps) or self.plan.to_run:
-            tracking = next(iter(self.plan.runs.values())).execution.tracking
-            mirror_sweep(self.roots.sweeps / f"{self.plan.sweep.name}.json", self.roots.runs, tracking)
+        if changed or plan.to_run:
+            tracking = next(iter(plan.runs.values())).execution.tracking
+            mirror_sweep(self.roots.sweeps / f"{whole.name}.json", self.roots.runs, tracking)
+        submitted.append(Submitted(whole, self.roots))
+        return plan
 
     def say_what_is_missing(self, console: Console) -> None:
         """After a plan: what submitting would do first."""
@@ -93,7 +114,7 @@ def compose_grid(
     check_axes(jobs)
     check_paths(config, "runs", "sweeps", probe=prepare)
     check_paths(config, "data", probe=False)  # written only where data is still to be prepared
-    roots = Roots(*(Path(str(config.paths[name])) for name in ("runs", "sweeps", "data")))
+    roots = Roots(*(directory_of(config, name) for name in ("runs", "sweeps", "data")))
     points = [(data_spec(job), resolve(job, UNPREPARED)) for job in compose_jobs(context, config, jobs)]
     if not points:
         raise UserError("the grid is empty; give every axis at least one value")
@@ -109,7 +130,18 @@ def compose_grid(
             check_data(run.config, manifest)
     hashes = {spec: manifest.hash if manifest else UNPREPARED for spec, manifest in manifests.items()}
     resolved = [run.on_data(hashes.get(spec, "")) for spec, run in points]
-    plan = _plan(sweep_name(config), config, resolved, roots.runs)
+    background = Background(context, config, jobs)
+    asked = _asked(config, background, jobs, resolved)
+    distinct = {run.config.run_id: run for run in resolved}
+    status = {run_id: run_status(roots.runs / run_id) for run_id in distinct}
+    whole = placed(roots.sweeps, asked)
+    if whole.name != asked.name:
+        console.print(
+            f"{asked.name} has other runs in these cells or other values: kept apart as {whole.name}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    plan = Plan(replace(asked, name=whole.name, id=whole.id), distinct, status, whole=whole)
     return Grid(plan, roots, str(config.preset), prepared=UNPREPARED not in hashes.values())
 
 
@@ -119,22 +151,10 @@ def saved_plan(sweep: Sweep, run_ids: Sequence[str], runs: Path) -> Plan:
     Raises:
         UserError: if a run's directory is not what it was.
     """
-    sweep = replace(sweep, cells=tuple(cell for cell in sweep.cells if cell["run_id"] in run_ids))
-    axes = {cell["run_id"]: cell for cell in sweep.cells}
+    chosen = sweep.with_rows([cell["run_id"] in run_ids for cell in sweep.cells])
+    axes = {cell["run_id"]: cell for cell in chosen.cells}
     resolved = {run_id: ResolvedRun(*RunDir(runs / run_id).load(), axes[run_id]) for run_id in run_ids}
-    return Plan(sweep, resolved, {run_id: run_status(runs / run_id) for run_id in run_ids})
-
-
-def sweep_name(config: DictConfig) -> str:
-    """`<sweep>-<preset>`, followed by whatever else was changed on the command line besides the grid itself."""
-    grid_keys = ("preset", "sweep", "experiment", "panel", "grid", "seed", "paths", "execution", "tracking", "hydra")
-    grid_paths = ("model.n_loops", "optimizer.base_lr", "probe.depths", "probe.seeds")
-    parts = [str(config.experiment), str(config.preset)]
-    for override in config.hydra.overrides.task:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key.split(".")[0] not in grid_keys and key not in grid_paths:
-            parts.append(f"{key}={Path(value).name}")
-    return re.sub(r"[^\w.=,+-]+", "_", "-".join(parts))
+    return Plan(chosen, resolved, {run_id: run_status(runs / run_id) for run_id in run_ids}, whole=sweep)
 
 
 def _manifest(spec: DataSpec, root: Path, console: Console, *, prepare: bool) -> Manifest | None:
@@ -146,8 +166,35 @@ def _manifest(spec: DataSpec, root: Path, console: Console, *, prepare: bool) ->
     return prepare_in_view(spec, root, console)
 
 
-def _plan(name: str, config: DictConfig, resolved: Sequence[ResolvedRun], runs: Path) -> Plan:
-    distinct = {run.config.run_id: run for run in resolved}
-    cells = [{**run.axes, "run_id": run.config.run_id, "steps": run.config.steps} for run in resolved]
-    sweep = Sweep(name, str(config.experiment), str(config.preset), tuple(cells))
-    return Plan(sweep, distinct, {run_id: run_status(runs / run_id) for run_id in distinct})
+def _asked(
+    config: DictConfig, background: Background, jobs: Sequence[Sequence[str]], resolved: Sequence[ResolvedRun]
+) -> Sweep:
+    """What is asked for as a sweep, whatever has been submitted before.
+
+    Raises:
+        UserError: if no axis tells two of its runs apart.
+    """
+    base: Values = {}
+    cells: dict[str, tuple[Cell, Sequence[str]]] = {}
+    for job, run, values in zip(jobs, resolved, background.of_jobs(), strict=True):
+        manifest_hash = getattr(run.config, "data", "")
+        if manifest_hash not in ("", UNPREPARED):
+            values[DATA] = manifest_hash
+        base = base or values
+        differing = {key: value for key, value in values.items() if not same(value, base.get(key))}
+        cell = {**run.axes, "run_id": run.config.run_id, "steps": run.config.steps}
+        cell |= {"values": differing} if differing else {}
+        known, other = cells.setdefault(repr((run.axes, sorted(differing.items()))), (cell, job))
+        if known != cell:
+            apart = ", ".join(sorted({*job}.symmetric_difference(other)))
+            raise UserError(f"no axis of a sweep tells the runs with {apart} apart; submit them under other titles")
+    experiment = background.experiment
+    return Sweep(
+        name=sweep_name(config, experiment),
+        experiment=experiment,
+        preset=str(config.preset),
+        cells=tuple(cell for cell, _ in cells.values()),
+        title=title(config),
+        base=base,
+        commands=(command(config),),
+    )

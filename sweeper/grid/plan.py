@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from sweeper.config.resolve import ResolvedRun
 from sweeper.hardware import PEAK_FLOPS
+from sweeper.records.axes import as_text
 from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.base import Run
@@ -20,12 +22,21 @@ GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, its distinct runs in order of execution, where each stands, and which wait in a cluster's queue."""
+    """What was asked for, and what of it is left to do.
+
+    Attributes:
+        sweep: the cells that were asked for.
+        runs: their distinct runs, in order of execution.
+        status: where each run stands.
+        queued: runs that wait in a cluster's queue.
+        whole: the sweep with what was asked for before; None if that is all the same.
+    """
 
     sweep: Sweep
     runs: dict[str, ResolvedRun]
     status: Mapping[str, RunStatus]
     queued: frozenset[str] = frozenset()
+    whole: Sweep | None = None
 
     @property
     def to_run(self) -> list[str]:
@@ -37,6 +48,11 @@ class Plan:
     def count(self, *states: State) -> int:
         """Distinct runs in any of `states`."""
         return sum(status.state in states for status in self.status.values())
+
+    @property
+    def part_of(self) -> Sweep | None:
+        """The sweep, where it has more cells than were asked for."""
+        return self.whole if self.whole is not None and len(self.whole.cells) > len(self.sweep.cells) else None
 
 
 class StepTimes:
@@ -95,6 +111,8 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
         + (f"{len(plan.queued)} queued, " if plan.queued else "")
         + f"{len(todo)} to run",
     )
+    if whole := plan.part_of:
+        say(f"the whole of {whole.name}: {len(whole.cells)} points, {len(whole.run_ids)} distinct runs")
     say(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention")
     if not todo:
         return
@@ -114,22 +132,19 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
 
 
 def _grid_table(plan: Plan, times: StepTimes | None) -> Table:
+    shown = (plan.whole or plan.sweep).columns
     table = Table(box=None, pad_edge=False)
-    for name in ("panel", "rule", "L", "N", "m_L", "ε", "rates", "done", "FLOPs/run", "time/run"):
-        table.add_column(name, justify="left" if name in ("panel", "rule") else "right")
-    rows: dict[tuple[str, str, int, int, float], list[str]] = {}
-    for cell in plan.sweep.cells:
-        key = (cell["panel"], cell["rule"], cell["n_layers"], cell["n_loops"], cell["depth_multiplier"])
-        rows.setdefault(key, []).append(cell["run_id"])
-    for (panel, rule, layers, loops, multiplier), run_ids in rows.items():
+    for name in ("panel", "rule", *shown, "L", "N", "m_L", "ε", "rates", "done", "FLOPs/run", "time/run"):
+        table.add_column(name, justify="left" if name in ("panel", "rule", *shown) else "right")
+    lines: dict[tuple[Any, ...], list[str]] = {}
+    for row in plan.sweep.rows(shown):
+        axes = [row[key] for key in ("panel", "rule", *shown, "n_layers", "n_loops", "depth_multiplier")]
+        lines.setdefault(tuple(map(as_text, axes)), []).append(row["run_id"])
+    for texts, run_ids in lines.items():
         config = plan.runs[run_ids[0]].config
         done = sum(plan.status[run_id].state in FINISHED for run_id in run_ids)
         table.add_row(
-            panel,
-            rule,
-            str(layers),
-            str(loops),
-            f"{multiplier:g}",
+            *texts,
             f"{config.residual_scale:.4g}",
             str(len(run_ids)),
             str(done),

@@ -23,7 +23,7 @@ CURVE_POINTS = 200  # kept of a run's metrics at most, beside its validations
 READOUT_COLUMNS = ("run_id", "readout", "i", "j", "mean", "std")
 
 
-def export_sweep(sweep: Sweep, cells: pd.DataFrame, runs: Path, out: Path, command: str) -> None:
+def export_sweep(sweep: Sweep, cells: pd.DataFrame, runs: Path, out: Path, command: str | None) -> None:
     """Write the tables of one sweep into directory `out`, beside those of other sweeps that are there.
 
     Args:
@@ -31,7 +31,7 @@ def export_sweep(sweep: Sweep, cells: pd.DataFrame, runs: Path, out: Path, comma
         cells: its grid points, see `sweeper.records.status.sweep_table`.
         runs: directory of run directories.
         out: made if missing; what it holds of the same sweep is replaced.
-        command: that made the sweep, for the record.
+        command: that made the sweep, for the record; None for those that its manifest has.
     """
     tables = {
         "cells": cells,
@@ -47,7 +47,11 @@ def finished_results(sweep: Sweep, runs: Path) -> list[dict[str, Any]]:
 
 
 def write_tables(
-    sweep: Sweep, tables: Mapping[str, pd.DataFrame], results: Sequence[Mapping[str, Any]], out: Path, command: str
+    sweep: Sweep,
+    tables: Mapping[str, pd.DataFrame],
+    results: Sequence[Mapping[str, Any]],
+    out: Path,
+    command: str | None,
 ) -> None:
     """Write `cells`, `curves` and `readouts` of a sweep, wherever they are from, see `export_sweep`.
 
@@ -56,7 +60,7 @@ def write_tables(
         tables: by name.
         results: result.json of its finished runs.
         out: directory.
-        command: that made the sweep.
+        command: as of `export_sweep`.
     """
     out.mkdir(parents=True, exist_ok=True)
     others = _read(out / "cells.parquet")
@@ -104,15 +108,19 @@ def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=READOUT_COLUMNS).astype(types)
 
 
-def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
-    """Where the results of a sweep come from, and what they cost; the same of results in another order."""
+def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str | None = None) -> dict[str, Any]:
+    """Where the results of a sweep come from, and what they cost; the same of results in another order.
+
+    `command` as given, or as recorded; left out where neither is known.
+    """
+    command = command or "; ".join(sweep.commands)
     origins = [result["provenance"] for result in results]
     packages = sorted({name for origin in origins for name in origin["packages"]})
     hours = [math.fsum(value for key, value in result["seconds"].items() if key != "cpu") / 3600 for result in results]
     return {
         "experiment": sweep.experiment,
         "preset": sweep.preset,
-        "command": command,
+        **({"command": command} if command else {}),
         "runs": len(sweep.run_ids),
         "finished": len(results),
         "commit": sorted({str(origin["commit"]) for origin in origins}),

@@ -93,14 +93,14 @@ def finished_status(result: Mapping[str, Any]) -> RunStatus:
 def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str, Any]]:
     """One row per cell of the grid, see `sweep_table`."""
     rows: list[dict[str, Any]] = []
-    for cell in sweep.cells:
-        status = statuses[cell["run_id"]]
+    for row in sweep.rows():
+        status = statuses[row["run_id"]]
         rows.append(
             {
                 "sweep": sweep.name,
                 "experiment": sweep.experiment,
                 "preset": sweep.preset,
-                **cell,
+                **row,
                 "state": str(status.state),
                 "val_loss": status.val_loss,
                 "step": status.step,
@@ -118,7 +118,8 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
         runs: directory of run directories.
 
     Returns:
-        Columns sweep, experiment, preset, the axes, run_id, steps, state, val_loss, step, reason.
+        Columns sweep, experiment, preset, the base axes, run_id, steps, the extra axes (`Sweep.columns`), state,
+        val_loss, step, reason.
     """
     import pandas as pd
 

@@ -1,33 +1,52 @@
-"""A sweep: a named list of runs and the axes that made them. Runs may belong to many sweeps."""
+"""A sweep: a named list of cells, and the run of each. Runs may belong to many sweeps.
 
-from dataclasses import asdict, dataclass
+What is submitted under one name adds up. A part of a grid, or a wider one, adds its cells to the manifest and leaves
+the others as they are; only `remove` takes cells out.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sweeper.errors import UserError
 from sweeper.files import read_json, write_json
+from sweeper.records.axes import BASE_AXES, DATA, PLAIN, as_text, same, select
+from sweeper.records.lock import Guard
+
+Cell = dict[str, Any]
+GUARD = "manifests.guard"  # serialises the changes of all manifests of one directory
+_SORTED_BY = ("architecture", "n_layers", "ref_layers", "d_model", "rule", "n_loops", "base_lr", "seed")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A named grid.
+    """A named list of cells.
 
     Attributes:
         name: of the manifest file, unique among sweeps.
-        experiment: what was swept, such as `lr_transfer`; figures look for it.
+        experiment: the kind of sweep, such as `lr_transfer`; figures look for it. `runs` for a grid of no kind.
         preset: scale of the runs.
-        cells: one a grid point: the axes (see `sweeper.config.resolve.ResolvedRun`) and `run_id`.
+        cells: one a grid point: the base axes (see `sweeper.records.axes`), `run_id`, `steps`, and in `values` the
+            configuration keys whose value is not the one in `base`.
+        title: the user's name for it; empty if it got its name from what was submitted.
+        base: values of all configuration keys that determine a result, beside the axes. Empty in manifests of earlier
+            versions.
+        commands: what was typed to add or remove cells, in order. No path in it but `data.path`.
+        id: short and unique; stands for the name on the command line. Empty in manifests of earlier versions.
     """
 
     name: str
     experiment: str
     preset: str
-    cells: tuple[dict[str, Any], ...]
-
-    @property
-    def command(self) -> str:
-        """What makes a sweep of this name."""
-        return f"loopsweep submit +sweep={self.experiment} preset={self.preset}"
+    cells: tuple[Cell, ...]
+    title: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    id: str = ""
 
     @property
     def run_ids(self) -> list[str]:
@@ -38,16 +57,57 @@ class Sweep:
         """The figure panels that a run stands in."""
         return list(dict.fromkeys(cell["panel"] for cell in self.cells if cell["run_id"] == run_id))
 
-    def save(self, directory: Path) -> bool:
-        """Write or replace the manifest; False if it said the same before."""
-        directory.mkdir(parents=True, exist_ok=True)
-        target = directory / f"{self.name}.json"
-        before = target.read_bytes() if target.exists() else b""
-        write_json(target, asdict(self))
-        return target.read_bytes() != before
+    @property
+    def extra_axes(self) -> list[str]:
+        """Configuration keys beside the base axes in which the cells differ."""
+        keys = sorted({key for cell in self.cells for key in cell.get("values", {})})
+        found = [key for key in keys if len({as_text(self.value(cell, key)) for cell in self.cells}) > 1]
+        if "preset" in found:  # what the presets themselves set goes without saying
+            pairs = {key: {(self.value(c, "preset"), as_text(self.value(c, key))) for c in self.cells} for key in found}
+            found = [key for key in found if key == "preset" or len(pairs[key]) > len(pairs["preset"])]
+        if any(key.startswith(f"{DATA}.") for key in found):
+            found = [key for key in found if key != DATA]
+        return found
+
+    def value(self, cell: Cell, key: str) -> Any:
+        """What configuration key `key` is in `cell`; None where the record does not say."""
+        return cell.get("values", {}).get(key, self.base.get(key))
+
+    @property
+    def columns(self) -> list[str]:
+        """The axes that not every sweep shows: `architecture`, where one is not plain, and the extra axes."""
+        plain = all(cell.get("architecture", PLAIN) == PLAIN for cell in self.cells)
+        return [*([] if plain else ["architecture"]), *self.extra_axes]
+
+    def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The cells with a value for every axis; `columns` as of the property, or of the sweep it is a part of."""
+        shown = self.columns if columns is None else columns
+        return [
+            {key: value for key, value in cell.items() if key not in ("values", "architecture")}
+            | {key: cell.get(key, PLAIN) if key == "architecture" else self.value(cell, key) for key in shown}
+            for cell in self.cells
+        ]
+
+    def with_rows(self, kept: Sequence[bool]) -> "Sweep":
+        """The sweep with some of its cells only."""
+        return replace(self, cells=tuple(itertools.compress(self.cells, kept)))
+
+    def to_record(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        return asdict(self)
 
     @classmethod
-    def load(cls, path: Path) -> "Sweep":
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Inverse of `to_record`; manifests of earlier versions lack some fields.
+
+        Raises:
+            TypeError, KeyError: if it is not one.
+        """
+        cells = tuple(cell if "architecture" in cell else {**cell, "architecture": PLAIN} for cell in record["cells"])
+        return cls(**{**record, "cells": cells, "commands": tuple(record.get("commands", ()))})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
         """Read a manifest.
 
         Raises:
@@ -58,11 +118,209 @@ class Sweep:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
             raise UserError(f"no sweep {path.stem!r} in {path.parent}; known: {known}")
         try:
-            return cls(**{**record, "cells": tuple(record["cells"])})
+            return cls.from_record(record)
         except (TypeError, KeyError) as error:
             raise UserError(f"{path} is not a sweep manifest ({error}); submit the sweep again") from error
+
+    def save(self, directory: Path) -> bool:
+        """Write or replace the manifest; False if it said the same before."""
+        directory.mkdir(parents=True, exist_ok=True)
+        target = directory / f"{self.name}.json"
+        before = target.read_bytes() if target.exists() else b""
+        write_json(target, self.to_record())
+        return target.read_bytes() != before
+
+
+def placed(directory: Path, asked: Sweep) -> Sweep:
+    """The sweep that `asked` becomes, or becomes a part of, in a directory of manifests. Writes nothing.
+
+    Where its name is taken by a sweep that it is no part of (of other configuration values, of another kind, or
+    another run in the same cell), a short hash is appended to it.
+    """
+    for attempt in itertools.count():
+        short = _digest(asked, attempt)
+        name = f"{asked.name}-{short}" if attempt else asked.name
+        path = directory / f"{name}.json"
+        if not path.exists():
+            return replace(asked, name=name, id=asked.id or short)
+        if (whole := joined(Sweep.load(path), asked)) is not None:
+            return whole
+    raise AssertionError("unreachable")
+
+
+def add(directory: Path, asked: Sweep) -> tuple[Sweep, bool]:
+    """Add the cells of `asked` to the manifests of a directory; safe while others do the same.
+
+    Returns:
+        The whole sweep as it is on disk now, see `placed`; and whether its manifest has changed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with Guard(directory / GUARD):
+        whole = placed(directory, asked)
+        return whole, whole.save(directory)
+
+
+def remove(path: Path, conditions: Sequence[str], *, check: bool = False) -> list[Cell]:
+    """Take the cells that meet all conditions (see `sweeper.records.axes.select`) out of a manifest.
+
+    Their runs stay where they are.
+
+    Args:
+        path: of the manifest.
+        conditions: `key=value` each.
+        check: only say which cells it would be.
+
+    Raises:
+        UserError: if no cell meets the conditions, or every one does.
+    """
+    with Guard(path.parent / GUARD):
+        sweep = Sweep.load(path)
+        chosen = select(sweep.rows(), conditions, "remove")
+        if all(chosen):
+            raise UserError(f"remove {' '.join(conditions)}: that is every cell of {sweep.name}; delete {path} instead")
+        if not check:
+            command = f"loopsweep remove {' '.join([sweep.name, *conditions])}"
+            left = sweep.with_rows([not one for one in chosen])
+            replace(left, commands=(*sweep.commands, command)).save(path.parent)
+        return list(itertools.compress(sweep.cells, chosen))
+
+
+def joined(existing: Sweep, asked: Sweep) -> Sweep | None:
+    """`existing` with the cells of `asked` added; None if they are not of one sweep.
+
+    A title takes in whatever is submitted under it, as long as kind and preset are the same: keys that differ become
+    axes. Without a title, the other configuration values have to be the same as well.
+    """
+    if (existing.experiment, existing.preset, existing.title) != (asked.experiment, asked.preset, asked.title):
+        return None
+    if not existing.base:
+        return _taken_over(existing, asked)
+    if not asked.title and not (_agree(existing.base, asked.base) and _variants(existing) == _variants(asked)):
+        return None
+    # A key that one of them does not know had its neutral value there.
+    base = existing.base | {key: value for key, value in asked.base.items() if key not in existing.base}
+    known = {_place(cell): cell["run_id"] for cell in existing.cells}
+    cells = [_based_on(base, cell, asked.base) for cell in asked.cells]
+    if any(known.get(_place(cell), cell["run_id"]) != cell["run_id"] for cell in cells):
+        return None
+    new = [cell for cell in cells if _place(cell) not in known]
+    if not new:
+        return replace(existing, base=base)
+    added = _in_order([*existing.cells, *new])
+    return replace(existing, base=base, commands=existing.commands + asked.commands, cells=added)
+
+
+def find(directory: Path, text: str, experiment: str | None = None) -> Path:
+    """The manifest that a user means by the name, the beginning of the name or the id of a sweep.
+
+    Args:
+        directory: of the manifests.
+        text: what the user typed.
+        experiment: decides between several sweeps whose names begin so.
+
+    Raises:
+        UserError: if there is none, or several.
+    """
+    sweeps = [Sweep.load(path) for path in manifests(directory)]
+    by_id = {sweep.id: sweep.name for sweep in sweeps if sweep.id}
+    kinds = {sweep.name: sweep.experiment for sweep in sweeps}
+    name = meant(by_id.get(text, text), kinds, experiment, f"in {directory}")
+    return directory / f"{name}.json"
+
+
+def meant(text: str, kinds: Mapping[str, str], experiment: str | None, where: str) -> str:
+    """Which of some sweeps `text` names, in full or by its beginning; see `find`.
+
+    Args:
+        text: what the user typed.
+        kinds: the experiment of every sweep, by name.
+        experiment: decides between several.
+        where: they are, for the error.
+    """
+    if text in kinds:
+        return text
+    fitting = sorted(name for name in kinds if name.startswith(text))
+    of_kind = [name for name in fitting if kinds[name] == experiment]
+    if len(fitting) > 1 and of_kind:
+        fitting = of_kind
+    if len(fitting) > 1:
+        raise UserError(f"several sweeps {where} begin with {text!r}: {', '.join(fitting)}; give more of the name")
+    if not fitting:
+        raise UserError(f"no sweep {text!r} {where}; known: {', '.join(sorted(kinds)) or 'none yet'}")
+    return fitting[0]
 
 
 def manifests(directory: Path) -> list[Path]:
     """The manifests of all sweeps, the one last written last."""
     return sorted(directory.glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def sweeps_beside(runs: Path) -> Path:
+    """Where the manifests lie unless somebody says otherwise: in `sweeps/` beside the directory of runs."""
+    return runs.parent / "sweeps"
+
+
+def _place(cell: Cell) -> str:
+    """What makes a cell the same as another: all of its axes."""
+    axes = [cell.get(axis) for axis in BASE_AXES]
+    return json.dumps([axes, cell.get("values", {})], sort_keys=True)
+
+
+def _based_on(base: Mapping[str, Any], cell: Cell, former: Mapping[str, Any]) -> Cell:
+    """The cell with `values` that differ from `base` instead of `former`."""
+    full = {**base, **former, **cell.get("values", {})}
+    return _with_values(cell, {key: value for key, value in full.items() if not same(value, base.get(key))})
+
+
+def _with_values(cell: Cell, values: Mapping[str, Any]) -> Cell:
+    plain = {key: value for key, value in cell.items() if key != "values"}
+    return {**plain, "values": dict(values)} if values else plain
+
+
+def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return all(same(first[key], second[key]) for key in first.keys() & second.keys())
+
+
+def _variants(sweep: Sweep) -> set[str]:
+    return {json.dumps(cell.get("values", {}), sort_keys=True) for cell in sweep.cells}
+
+
+def _digest(asked: Sweep, attempt: int) -> str:
+    content = [asked.experiment, asked.preset, asked.title, asked.base, sorted(_variants(asked)), attempt]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _taken_over(existing: Sweep, asked: Sweep) -> Sweep | None:
+    """`joined` for a manifest of an earlier version, which does not say what its runs were made with.
+
+    That it is the same is known from cells that both have.
+    """
+    runs: dict[str, set[str]] = {}
+    for cell in existing.cells:
+        runs.setdefault(_place(cell), set()).add(cell["run_id"])
+    shared = [cell for cell in asked.cells if _place(_with_values(cell, {})) in runs]
+    if not shared or any(cell["run_id"] not in runs[_place(_with_values(cell, {}))] for cell in shared):
+        return None
+    there = {(_place(_with_values(cell, {})), cell["run_id"]) for cell in asked.cells}
+    others = [cell for cell in existing.cells if (_place(cell), cell["run_id"]) not in there]
+    if others and len(_variants(asked)) > 1:
+        return None  # which of the variants these are, nobody knows
+    earlier = ("# cells from before commands were recorded",) if others else ()
+    cells = _in_order([*asked.cells, *others]) if others else asked.cells
+    return replace(asked, name=existing.name, id=_digest(asked, 0), cells=cells, commands=earlier + asked.commands)
+
+
+def _in_order(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Panels as they first came; in each, the cells by their axes."""
+    cells = list(cells)
+    panels = list(dict.fromkeys(cell.get("panel") for cell in cells))
+
+    def rank(cell: Cell) -> tuple[Any, ...]:
+        values = json.dumps(cell.get("values", {}), sort_keys=True)
+        return (
+            panels.index(cell.get("panel")),
+            values,
+            *((cell.get(axis) is not None, cell.get(axis)) for axis in _SORTED_BY),
+        )
+
+    return tuple(sorted(cells, key=rank))

@@ -1,11 +1,27 @@
 """A run or a sweep as wandb has it, read from a server or from files."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.records.sweep_manifest import Sweep
+
 STEP = "train_step"  # wandb's own step only counts rows
 DERIVED = ("tokens", "tokens_per_second", "mfu")  # added by the follower to the lines of metrics.jsonl
+
+_AS_TEXT = ("cells", "base")  # of a manifest: servers put keys in another order, and show every key as a column
+
+
+def sweep_config(sweep: Sweep) -> dict[str, Any]:
+    """A sweep's manifest as the configuration of its entry."""
+    record = sweep.to_record()
+    return record | {key: json.dumps(record[key]) for key in _AS_TEXT}
+
+
+def sweep_of(config: Mapping[str, Any]) -> Sweep:
+    """Inverse of `sweep_config`."""
+    return Sweep.from_record(dict(config) | {key: json.loads(config[key]) for key in _AS_TEXT if key in config})
 
 
 def _nothing(_: str) -> bytes:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
 from sweeper.records.status import RunStatus, State, finished_status, sweep_rows
-from sweeper.records.sweep_manifest import Sweep
+from sweeper.records.sweep_manifest import Sweep, meant
 from sweeper.run.execution import Tracking
-from sweeper.tracking.mirrored_run import STEP, MirroredRun
+from sweeper.tracking.mirrored_run import STEP, MirroredRun, sweep_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class MirroredSweep:
             for row in json.loads(run.read_file(value["path"]))["data"]
         )
 
-    def export(self, out: Path, command: str) -> None:
+    def export(self, out: Path, command: str | None) -> None:
         """Write the tables, see `sweeper.cli.commands.SweepCommands.export`."""
         from sweeper.records.export import write_tables
 
@@ -85,7 +85,7 @@ def from_server(path: str, sweep: str | None = None, experiment: str | None = No
 
     Args:
         path: "entity/project", or "entity/project:group".
-        sweep: name of the sweep; None for the newest.
+        sweep: name of the sweep, the beginning of the name, or its id; None for the newest.
         experiment: experiment of the sweep; None for any.
 
     Raises:
@@ -123,12 +123,15 @@ def default_base_url() -> str:
 
 
 def _choose(found: Sequence[MirroredRun], name: str | None, experiment: str | None, option: str) -> Sweep:
-    """The newest sweep with that name and experiment."""
-    manifests = [run.config["sweep"] for run in found if "sweep" in run.config]
-    sweeps = [Sweep(**{**manifest, "cells": tuple(json.loads(manifest["cells"]))}) for manifest in manifests]
-    fitting = [s for s in sweeps if (name is None or s.name == name) and experiment in (None, s.experiment)]
+    """The sweep with that name, of any experiment. Without a name, the newest sweep of the experiment."""
+    sweeps = [sweep_of(run.config["sweep"]) for run in found if "sweep" in run.config]
+    if name is not None:
+        by_id = {sweep.id: sweep.name for sweep in sweeps if sweep.id}
+        kinds = {sweep.name: sweep.experiment for sweep in sweeps}
+        name = meant(by_id.get(name, name), kinds, experiment, f"in {option}")
+        return [sweep for sweep in sweeps if sweep.name == name][-1]
+    fitting = [sweep for sweep in sweeps if experiment in (None, sweep.experiment)]
     if not fitting:
         known = ", ".join(s.name for s in sweeps) or "none"
-        wanted = name or (f"{experiment} sweep" if experiment else "sweep")
-        raise UserError(f"{option}: no {wanted} in it; known sweeps: {known}")
+        raise UserError(f"{option}: no {f'{experiment} ' if experiment else ''}sweep in it; known sweeps: {known}")
     return fitting[-1]

@@ -2,11 +2,10 @@
 
 import contextlib
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import wandb
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.base import Run
 from sweeper.run.execution import Tracking
-from sweeper.tracking.mirrored_run import STEP
+from sweeper.tracking.mirrored_run import STEP, sweep_config
 from sweeper.tracking.offline import is_ended
 
 MAX_ID = 128  # of wandb's ids and groups, characters
@@ -47,9 +46,7 @@ class Entry:
     def of_sweep(cls, sweep: Sweep) -> "Entry":
         """The entry of a sweep. Its configuration is the manifest, and figures are logged to it."""
         name = wandb_id(sweep.name)
-        # The cells are stored as text: servers reorder keys, and show every key of every cell as a column.
-        manifest = {**asdict(sweep), "cells": json.dumps(sweep.cells)}
-        return cls(name, f"sweep {sweep.name}", "sweep", name, config={"sweep": manifest})
+        return cls(name, f"sweep {sweep.name}", "sweep", name, config={"sweep": sweep_config(sweep)})
 
 
 def wandb_id(name: str) -> str:

@@ -1,5 +1,6 @@
 """Figure 5 from synthetic sweeps: it draws whatever there is, says what is missing, and never needs torch."""
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from analysis import plot_fig5
 from analysis.plotting import style
 from analysis.stats.transfer import average_seeds, pooled_noise, transfer_table, with_margins
+from sweeper.records.sweep_manifest import Sweep
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ["fig5-gain.csv", "fig5-transfer.csv", "fig5.csv", "fig5.pdf", "fig5.png"]
@@ -133,6 +135,83 @@ def test_several_seeds_give_bands_and_intervals_and_one_seed_says_it_has_none(
     plot(cell_table(), tmp_path / "one", "--format", "png")
     assert "1 seed, no interval" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "one" / "out" / "fig5-transfer.csv")["fitted_lr_low"].isna().all()
+
+
+def varied(cells: pd.DataFrame, **axes: tuple[object, ...]) -> pd.DataFrame:
+    """`cells` at every combination of these values, each at losses of its own."""
+    parts = [cells]
+    for key, values in axes.items():
+        name = key.replace("__", ".")
+        parts = [part.assign(**{name: value, "val_loss": part["val_loss"] + 0.3 * i})
+                 for part in parts for i, value in enumerate(values)]  # fmt: skip
+    return pd.concat(parts)
+
+
+def test_every_value_of_a_further_axis_has_a_panel_that_names_it(cell_table: CellTable, tmp_path: Path) -> None:
+    cells = varied(cell_table(), optimizer__weight_decay=(0.1, 0.0))
+    cells = cells[cells["panel"].isin(["a", "b"])]
+    with style.context():
+        figure = plot_fig5.make(argparse.Namespace(), cells).figure
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert [(title[:3], title.split("\n")[1]) for title in titles] == [
+        (f"({panel})", f"optimizer.weight_decay={value}") for panel in "ab" for value in ("0", "0.1")
+    ]
+    lowest = [min(np.min(line.get_ydata()) for line in axes.lines if line.get_marker() == "*") for axes in figure.axes]
+    assert lowest[0] - lowest[1] == pytest.approx(0.3)  # 0.0 was given second, and lies higher
+    out = plot(cells, tmp_path, "--format", "png")
+    table = pd.read_csv(out / "fig5-transfer.csv")
+    assert len(table) == 16
+    assert table.groupby("optimizer.weight_decay")["optimum_loss"].min().diff().iloc[-1] == pytest.approx(-0.3)
+    assert table["expected"].unique().tolist() == [8]
+    assert pd.read_csv(out / "fig5-gain.csv")["optimizer.weight_decay"].value_counts().to_dict() == {0.0: 3, 0.1: 3}
+
+
+def test_two_exponents_of_one_panel_are_two_panels_of_the_figure(cell_table: CellTable) -> None:
+    cells = cell_table().query("panel == 'b'")
+    both = pd.concat([cells.assign(rule=f"alpha={alpha} beta=0.5") for alpha in (0.75, 1)])
+    with style.context():
+        figure = plot_fig5.make(argparse.Namespace(), both).figure
+    assert ["alpha=0.75 " in axes.get_title(loc="left") for axes in figure.axes] == [True, False]
+    for line in (line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 8):
+        assert (np.diff(np.asarray(line.get_xdata(), dtype=float)) > 0).all()
+
+
+def test_an_architecture_has_panels_curves_and_optima_of_its_own(cell_table: CellTable, tmp_path: Path) -> None:
+    cells = varied(cell_table(), architecture=("plain", "add+post_norm"))
+    out = plot(cells[cells["panel"] != "d"], tmp_path, "--format", "png")
+    table = pd.read_csv(out / "fig5-transfer.csv")
+    assert table.groupby(["architecture", "panel"]).size().to_dict() == {
+        (name, panel): 4 for name in ("plain", "add+post_norm") for panel in "abc"
+    }
+    assert len(pd.read_csv(out / "fig5.csv")) == 2 * 3 * 4 * 8
+
+
+def test_more_panels_than_fit_are_refused_with_what_to_select(
+    cell_table: CellTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = varied(cell_table(), optimizer__beta2=(0.9, 0.95, 0.99, 0.8, 0.7))
+    cells.to_parquet(tmp_path / "cells.parquet")
+    options = ["--results", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]
+    assert plot_fig5.main(options) == 2
+    assert capsys.readouterr().err == (
+        "error: sweep lr_transfer-quick-0123abcd makes 20 panels, at most 12 fit: "
+        "choose some of its 5 values of optimizer.beta2, such as --where optimizer.beta2=0.7\n"
+    )
+    assert not (tmp_path / "out").exists()
+    assert plot_fig5.main([*options, "--where", "optimizer.beta2=0.9,0.99", "panel=a,b"]) == 0
+    assert len(pd.read_csv(tmp_path / "out" / "fig5.csv")) == 2 * 2 * 32
+
+
+def test_runs_that_are_not_there_leave_the_figure_as_it_is(
+    cell_table: CellTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = cell_table().drop(columns=["sweep", "experiment", "preset", "state", "val_loss", "step", "reason"])
+    Sweep("s", "lr_transfer", "quick", tuple(rows.to_dict("records"))).save(tmp_path / "sweeps")
+    (tmp_path / "fig5.csv").write_text("the good one")
+    assert plot_fig5.main(["--runs", str(tmp_path / "NOWHERE"), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: --runs {tmp_path}/NOWHERE: none of the runs of sweep s is there; give their directory\n"
+    assert (tmp_path / "fig5.csv").read_text() == "the good one"
 
 
 def test_missing_results_are_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

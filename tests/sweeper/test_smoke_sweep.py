@@ -55,7 +55,11 @@ def test_no_record_or_log_tells_of_the_machine_or_its_user(finished_sweep, repos
         for path in (finished_sweep.path / directory).rglob("*"):
             if path.is_file():
                 seen += 1
+                # The user's own words for the text are part of the command that a sweep's manifest keeps.
+                typed = (f"data.path={text_dir}", f'"data.path": "{text_dir}"') if directory == "sweeps" else ()
                 content = path.read_bytes()
+                for words in typed:
+                    content = content.replace(words.encode(), b"")
                 # A name such as "/" or "vm" says nothing.
                 found = [value for value in private if len(value) > 4 and value.encode() in content]
                 assert not found, f"{path.name} holds {found}"

@@ -59,8 +59,7 @@ def launch_slurm(
     if todo:
         _confirm(todo, options, console)
     with _submitting(grid.roots):
-        plan = _with_queue(plan, grid.roots)
-        replace(grid, plan=plan).write()
+        plan = replace(grid, plan=_with_queue(plan, grid.roots)).write()
         _submit(plan, options, grid.roots, max_array_size, console)
 
 

@@ -1,16 +1,17 @@
 """What a figure reads: the newest sweep, a named one or stored results; anything else is one clear line."""
 
 import argparse
-import sys
-import types
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from analysis.records import sources
+from analysis.records import cell_axes, sources
 from sweeper.errors import UserError
+from sweeper.records.sweep_manifest import Sweep
 
 CellTable = Callable[..., pd.DataFrame]
 
@@ -21,42 +22,98 @@ def load(*options: str) -> pd.DataFrame:
     return sources.load_cells(parser.parse_args(options), "lr_transfer", "make sweep-lr-transfer")
 
 
+Submit = Callable[..., None]
+
+
 @pytest.fixture
-def records(monkeypatch: pytest.MonkeyPatch, cell_table: CellTable) -> list[tuple[Path, Path]]:
-    """Stands in for `sweeper.records.status`; lists the (manifest, runs) that were asked for."""
-    asked: list[tuple[Path, Path]] = []
+def submit(cell_table: CellTable, tmp_path: Path) -> Submit:
+    """`submit(name, …)`: a manifest beside tmp_path/runs, and the directories of its runs."""
 
-    def sweep_table(manifest: Path, runs: Path) -> pd.DataFrame:
-        asked.append((manifest, runs))
-        return cell_table()
+    def write(name: str, cells: pd.DataFrame | None = None, *, run_directories: bool = True, **fields: Any) -> None:
+        table = cell_table() if cells is None else cells
+        rows = table.drop(columns=["sweep", "experiment", "preset", "state", "val_loss", "step", "reason"])
+        records = tuple(rows.to_dict("records"))
+        experiment = fields.pop("experiment", "lr_transfer")
+        Sweep(name, experiment, "quick", records, **fields).save(tmp_path / "sweeps")
+        for run_id in table["run_id"].unique() if run_directories else ():
+            (tmp_path / "runs" / run_id).mkdir(parents=True, exist_ok=True)
 
-    module = types.ModuleType("sweeper.records.status")
-    module.sweep_table = sweep_table  # type: ignore[attr-defined]
-    module.latest_sweep = lambda sweeps, _: max(sweeps.glob("*.json"), default=None)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sweeper.records.status", module)
-    return asked
-
-
-def test_newest_sweep_beside_the_runs_is_the_default(records: list[tuple[Path, Path]], tmp_path: Path) -> None:
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "first.json").touch()
-    (tmp_path / "sweeps" / "second.json").touch()
-    load("--runs", str(tmp_path / "runs"))
-    load("--runs", str(tmp_path / "runs"), "--sweep", "first")
-    assert [manifest.stem for manifest, _ in records] == ["second", "first"]
+    return write
 
 
-@pytest.mark.usefixtures("records")
-def test_missing_sweep_names_the_command_to_type(tmp_path: Path) -> None:
+def test_newest_sweep_beside_the_runs_is_the_default(submit: Submit, tmp_path: Path) -> None:
+    for age, name in enumerate(["first", "second"]):
+        submit(name)
+        os.utime(tmp_path / "sweeps" / f"{name}.json", (1000 + age, 1000 + age))
+    runs = ("--runs", str(tmp_path / "runs"))
+    assert set(load(*runs)["sweep"]) == {"second"}
+    assert set(load(*runs, "--sweep", "first")["sweep"]) == {"first"}
+
+
+def test_missing_sweep_names_the_command_to_type(submit: Submit, tmp_path: Path) -> None:
     runs = ("--runs", str(tmp_path / "runs"))
     with pytest.raises(UserError, match="make sweep-lr-transfer"):
         load(*runs)
     (tmp_path / "sweeps").mkdir()
     with pytest.raises(UserError, match="make sweep-lr-transfer"):
         load(*runs)
-    (tmp_path / "sweeps" / "mine.json").touch()
+    submit("mine")
     with pytest.raises(UserError, match=r"'yours'.*known: mine"):
         load(*runs, "--sweep", "yours")
+
+
+def test_a_sweep_is_found_by_the_beginning_of_its_name_or_its_id(submit: Submit, tmp_path: Path) -> None:
+    submit("mytext-lr_transfer-quick", id="0a1b2c")
+    submit("mytext-exponent-quick", experiment="exponent", id="3d4e5f")
+    submit("mytext-lr_transfer-quick-b", id="6a7b8c")
+    runs = ("--runs", str(tmp_path / "runs"))
+    assert set(load(*runs, "--sweep", "0a1b2c")["sweep"]) == {"mytext-lr_transfer-quick"}
+    assert set(load(*runs, "--sweep", "mytext-lr_transfer-quick")["sweep"]) == {"mytext-lr_transfer-quick"}
+    assert set(load(*runs, "--sweep", "mytext-e")["sweep"]) == {"mytext-exponent-quick"}
+    with pytest.raises(UserError, match=r"several sweeps .*begin with 'mytext': mytext-lr_transfer-quick, mytext-lr"):
+        load(*runs, "--sweep", "mytext")
+    (tmp_path / "sweeps" / "mytext-lr_transfer-quick-b.json").unlink()
+    assert set(load(*runs, "--sweep", "mytext")["sweep"]) == {"mytext-lr_transfer-quick"}  # this figure's experiment
+
+
+def test_a_named_sweep_of_any_experiment_that_trains_is_read(
+    cell_table: CellTable, submit: Submit, tmp_path: Path
+) -> None:
+    submit("mine-quick", experiment="runs")
+    submit("probes", cell_table().assign(run_id="probe-" + cell_table()["run_id"]), experiment="init_probe")
+    runs = ("--runs", str(tmp_path / "runs"))
+    assert len(load(*runs, "--sweep", "mine"))
+    with pytest.raises(UserError, match="a sweep of init_probe"):
+        load(*runs, "--sweep", "probes")
+    with pytest.raises(UserError, match="no lr_transfer sweep"):
+        load(*runs)
+
+
+@pytest.mark.parametrize("options", [[], ["--sweep", "mine"]])
+def test_runs_that_are_not_there_are_named_instead_of_drawn_as_pending(
+    options: list[str], submit: Submit, tmp_path: Path
+) -> None:
+    submit("mine", run_directories=False)
+    with pytest.raises(UserError, match=r"--runs .*NOWHERE: none of the runs of sweep mine is there"):
+        load("--runs", str(tmp_path / "NOWHERE"), *options)
+
+
+def test_selected_cells_only_are_read(cell_table: CellTable, tmp_path: Path) -> None:
+    cell_table().to_parquet(tmp_path / "cells.parquet")
+    results = ("--results", str(tmp_path))
+    chosen = load(*results, "--where", "panel=a,b", "model.n_loops=8", "--where", "optimizer.base_lr=1e-3,0.002")
+    assert {(row.panel, row.n_loops, row.base_lr) for row in chosen.itertuples()} == {
+        (panel, 8, rate) for panel in "ab" for rate in (1e-3, 2e-3)
+    }
+    for condition, named in (
+        ("panel", "give key=value"),
+        ("optimizer.beta2=0.9", "optimizer.beta2 is no axis of these cells; they have panel, rule"),
+        ("panel=e", "no cell has e; there are a, b, c, d"),
+    ):
+        with pytest.raises(UserError, match=f"--where {condition}: {named}"):
+            load(*results, "--where", condition)
+    with pytest.raises(UserError, match="--where panel=a rule=linear: no cell has all of these"):
+        load(*results, "--where", "panel=a", "rule=linear")
 
 
 def test_stored_results_are_read_from_file_or_directory(cell_table: CellTable, tmp_path: Path) -> None:
@@ -65,7 +122,26 @@ def test_stored_results_are_read_from_file_or_directory(cell_table: CellTable, t
     from_file, from_directory = load("--results", str(file)), load("--results", str(tmp_path))
     pd.testing.assert_frame_equal(from_file, from_directory)
     assert list(from_file) == list(sources.COLUMN_TYPES)
-    assert from_file[sources.CELL_KEY].apply(tuple, axis=1).is_monotonic_increasing
+    assert from_file[cell_axes.cell_key(from_file)].apply(tuple, axis=1).is_monotonic_increasing
+
+
+def test_an_extra_axis_is_a_column_and_tells_cells_apart(cell_table: CellTable, tmp_path: Path) -> None:
+    """Beside a sweep without it in the same file, whose table stays as it is."""
+    plain = cell_table().assign(sweep="plain")
+    clipped = [cell_table().assign(sweep="clipped", **{"optimizer.grad_clip": value}) for value in (0.5, None)]
+    pd.concat([plain, *clipped]).to_parquet(tmp_path / "cells.parquet")
+    found = load("--results", str(tmp_path), "--sweep", "clipped")
+    assert found["optimizer.grad_clip"].value_counts().to_dict() == {"0.5": len(plain), "null": len(plain)}
+    assert list(load("--results", str(tmp_path), "--sweep", "plain")) == list(sources.COLUMN_TYPES)
+    selected = load("--results", str(tmp_path), "--sweep", "clipped", "--where", "optimizer.grad_clip=null")
+    assert len(selected) == len(plain)
+
+
+def test_an_architecture_is_a_column_where_one_is_not_plain(cell_table: CellTable) -> None:
+    both = pd.concat([cell_table().assign(architecture=name) for name in (None, "post_norm")])
+    assert set(sources.validated(both, "lr_transfer")["architecture"]) == {"plain", "post_norm"}
+    plain = sources.validated(cell_table().assign(architecture="plain"), "lr_transfer")
+    pd.testing.assert_frame_equal(plain, sources.validated(cell_table(), "lr_transfer"))
 
 
 def test_stored_results_hold_other_experiments_and_sweeps_apart(cell_table: CellTable, tmp_path: Path) -> None:
@@ -77,7 +153,7 @@ def test_stored_results_hold_other_experiments_and_sweeps_apart(cell_table: Cell
     with pytest.raises(UserError, match="--sweep NAME"):
         load("--results", str(tmp_path))
     assert set(load("--results", str(tmp_path), "--sweep", "second")["sweep"]) == {"second"}
-    with pytest.raises(UserError, match="no sweep 'third'"):
+    with pytest.raises(UserError, match=r"no sweep 'third' in .*; known: lr_transfer-quick-0123abcd, second"):
         load("--results", str(tmp_path), "--sweep", "third")
 
 

@@ -12,6 +12,7 @@ from analysis.stats.intervals import Noise
 from analysis.stats.optimum import curve_optimum
 from analysis.stats.transfer import (
     Curve,
+    analyse,
     average_seeds,
     gain_table,
     pooled_noise,
@@ -266,3 +267,33 @@ def test_vertex_below_the_edge_is_bounded_on_both_sides_where_noise_allows() -> 
     noisy_low, noisy_high = interval(8e-3, losses)
     assert noisy_low < low
     assert noisy_high == 3  # not told apart from the edge: up to the diverged rate
+
+
+def test_each_context_is_analysed_from_its_own_cells(cell_table) -> None:
+    """Of which one has other noise, other losses and lacks a panel."""
+    cells = [cell_table(seeds=(0, 1)), cell_table(seeds=(0, 1)).query("panel != 'd'")]
+    cells[1] = cells[1].assign(val_loss=cells[1]["val_loss"] + 0.002 * np.sin(np.arange(len(cells[1])) ** 2))
+    both = [one.assign(**{"optimizer.beta2": value}) for one, value in zip(cells, (0.95, 0.9), strict=True)]
+    found = analyse(pd.concat(both, ignore_index=True))
+    for one, value in zip(cells, (0.95, 0.9), strict=True):
+        alone = analyse(one.reset_index(drop=True))
+        for name in ("points", "table", "gains"):
+            part = getattr(found, name).query(f"`optimizer.beta2` == {value}").drop(columns="optimizer.beta2")
+            pd.testing.assert_frame_equal(part.reset_index(drop=True), getattr(alone, name))
+
+
+def test_a_rule_in_two_panels_of_one_depth_is_compared_with_neither(cell_table) -> None:
+    cells = cell_table()
+    twice = pd.concat([cells, cells.query("panel == 'b'").assign(panel="e", val_loss=1.0)])
+    gains, table = gain_table(average_seeds(twice)), transfer_table(average_seeds(twice))
+    assert gains.empty
+    assert len(gain_table(average_seeds(cells)))
+    deeper = table.query("n_layers > 2")
+    assert len(deeper)
+    assert deeper["depth_shift_octaves"].isna().all()
+
+
+def test_cells_of_two_contexts_are_not_taken_for_seeds(cell_table) -> None:
+    both = pd.concat([cell_table().assign(**{"optimizer.beta2": value}) for value in (0.9, 0.95)])
+    with pytest.raises(AssertionError, match="several contexts"):
+        average_seeds(both)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -108,3 +109,33 @@ def test_provenance_is_that_of_the_results_in_any_order(finished_sweep) -> None:
     assert described["packages"] == {"torch": "2.1 and 2.2 and 2.3"}
     for order in itertools.permutations(results):
         assert describe(sweep, order, "") == described
+
+
+def test_provenance_has_the_commands_that_were_recorded_or_none(finished_sweep, tmp_path) -> None:
+    [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
+    places = ["--runs", str(finished_sweep.runs), "--sweeps", str(finished_sweep.path / "sweeps")]
+    main(["export", manifest.stem, *places, "--out", str(tmp_path / "new")])
+    [described] = json.loads((tmp_path / "new" / "provenance.json").read_text()).values()
+    typed = f"+sweep=lr_transfer preset=smoke data.path={finished_sweep.text} data.val_fraction=0.3"
+    assert described["command"] == f"loopsweep submit {typed} hydra.launcher.workers=2"
+    sweep = Sweep.load(manifest)
+    described = describe(replace(sweep, commands=("first", "second")), [])
+    assert described["command"] == "first; second"
+    assert "command" not in describe(replace(sweep, commands=()), [])
+
+
+def test_an_extra_axis_is_a_column_of_the_exported_cells(finished_sweep, tmp_path) -> None:
+    [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
+    sweep = Sweep.load(manifest)
+    cells = tuple(
+        {**cell, "values": {"optimizer.beta2": 0.9}} if cell["panel"] == "a" else cell for cell in sweep.cells
+    )
+    replace(sweep, name="varied", cells=cells).save(tmp_path / "sweeps")
+    places = ["--runs", str(finished_sweep.runs), "--sweeps", str(tmp_path / "sweeps")]
+    main(["export", "varied", *places, "--out", str(tmp_path / "cells.parquet")])
+    main(["export", manifest.stem, "--runs", str(finished_sweep.runs), "--out", str(tmp_path / "plain.parquet")])
+    table, plain = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("cells", "plain"))
+    assert table.groupby("panel")["optimizer.beta2"].unique().map(list).to_dict() == {
+        "a": [0.9], "b": [0.95], "c": [0.95], "d": [0.95]
+    }  # fmt: skip
+    assert set(table) - set(plain) == {"optimizer.beta2"}

@@ -129,7 +129,7 @@ def test_a_fourth_kind_goes_from_the_configuration_to_the_tables(sums, tmp_path,
 
     sweep = Sweep.load(grid.roots.sweeps / f"{grid.plan.sweep.name}.json")
     cells = sweep_table(grid.roots.sweeps / f"{sweep.name}.json", grid.roots.runs)
-    assert set(validated(cells, "sums")["state"]) == {"done"}  # although there is no validation loss
+    assert set(validated(cells, "runs")["state"]) == {"done"}  # although there is no validation loss
     export_sweep(sweep, cells, grid.roots.runs, tmp_path / "out", "make sums")
     curves = pd.read_parquet(tmp_path / "out" / "curves.parquet")
     last = curves[curves["step"] == 5].set_index("run_id")["total"]

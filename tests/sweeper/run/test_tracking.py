@@ -32,8 +32,8 @@ def test_it_changes_no_runs_identity_and_no_sweeps_name(mode: str) -> None:
     plain, chosen = resolved("preset=laptop"), resolved("preset=laptop", f"tracking={mode}", "tracking.entity=me")
     assert chosen.execution.tracking.mode == mode
     assert chosen.config.run_id == plain.config.run_id
-    name = sweep_name(composed("preset=laptop", f"tracking={mode}", "tracking.project=mine", hydra=True))
-    assert name == sweep_name(composed("preset=laptop", hydra=True))
+    name = sweep_name(composed("preset=laptop", f"tracking={mode}", "tracking.project=mine", hydra=True), "runs")
+    assert name == sweep_name(composed("preset=laptop", hydra=True), "runs")
 
 
 def test_the_default_is_offline_the_tests_preset_off_and_the_server_named(monkeypatch) -> None:

@@ -19,8 +19,9 @@ from sweeper.run.outcome import Outcome
 from sweeper.tracking import client
 from sweeper.tracking.mirrored_run import MirroredRun
 from sweeper.tracking.offline import read_directory
-from sweeper.tracking.tables import MirroredSweep
+from sweeper.tracking.tables import MirroredSweep, from_files, from_server
 from sweeper.tracking.wandb_api import Project
+from sweeper.tracking.wandb_run import Entry, Session
 
 from .conftest import KEY, Train, Trained
 from .wandb_server import ENTITY, WandbServer
@@ -94,6 +95,17 @@ def test_readouts_become_tables_and_come_back(mode: str, train: Train, server, o
     assert set(recorded["readout"]) == {"residual_norm", "loop_loss", "increment_cosine"}
     tables = (table.sort_values(["readout", "i", "j"], ignore_index=True) for table in (mirrored, recorded))
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_sweep_that_gains_cells_is_mirrored_with_all_of_them(mode: str, server, online, tmp_path) -> None:
+    first = Sweep("s", "x", "test", ({"panel": "a", "architecture": "plain", "run_id": "r1"},), id="0a1b2c")
+    second = replace(first, cells=(*first.cells, {**first.cells[0], "panel": "b", "values": {"optimizer.beta2": 0.9}}))
+    for sweep in (first, second):
+        session = Session(replace(online, mode=mode), tmp_path, Entry.of_sweep(sweep), pytest.fail)
+        session.close(finished=True)
+    found = from_server(f"{ENTITY}/p") if mode == "online" else from_files(tmp_path / "wandb")
+    assert found.sweep == second
 
 
 def test_off_starts_nothing(train: Train, fresh_follower, monkeypatch) -> None:

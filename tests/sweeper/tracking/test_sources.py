@@ -1,6 +1,7 @@
 """A sweep reads the same from its runs, from the server it was logged to and from the files that wandb wrote."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from analysis import plot_fig5
 from sweeper.__main__ import main
 from sweeper.errors import UserError
+from sweeper.records.sweep_manifest import Sweep
 from sweeper.tracking.tables import from_files, from_server
 
 from .conftest import account
@@ -74,12 +76,13 @@ def test_export_writes_what_it_writes_of_the_runs(place: str, places, logged_swe
 
 def test_a_group_chooses_the_sweep_and_another_is_unknown(places: dict[str, list[str]], logged_sweep: Any) -> None:
     [manifest] = (logged_sweep.path / "sweeps").glob("*.json")
-    assert from_server(f"{ENTITY}/p:{manifest.stem}").sweep.name == manifest.stem
+    assert from_server(f"{ENTITY}/p:{manifest.stem}").sweep == Sweep.load(manifest)
+    assert from_files(logged_sweep.path / "wandb", sweep=manifest.stem[:10]).sweep == Sweep.load(manifest)
     with pytest.raises(UserError, match=r"--wandb somebody/p:other: no sweep in it; known sweeps: none"):
         from_server(f"{ENTITY}/p:other")
     with pytest.raises(UserError, match="give entity/project"):
         from_server("p")
-    with pytest.raises(UserError, match=f"no other in it; known sweeps: {manifest.stem}"):
+    with pytest.raises(UserError, match=f"no sweep 'other' in --wandb-dir .*; known: {re.escape(manifest.stem)}"):
         from_files(logged_sweep.path / "wandb", sweep="other")
 
 

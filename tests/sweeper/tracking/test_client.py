@@ -21,7 +21,7 @@ from sweeper.tracking.mirrored_run import MirroredRun
 from sweeper.tracking.offline import read_directory
 from sweeper.tracking.tables import MirroredSweep, from_files, from_server
 from sweeper.tracking.wandb_api import Project
-from sweeper.tracking.wandb_run import Entry, Session
+from sweeper.tracking.wandb_run import Entry, WandbRun
 
 from .conftest import KEY, Train, Trained
 from .wandb_server import ENTITY, WandbServer
@@ -102,7 +102,7 @@ def test_a_sweep_that_gains_cells_is_mirrored_with_all_of_them(mode: str, server
     first = Sweep("s", "x", "test", ({"panel": "a", "architecture": "plain", "run_id": "r1"},), id="0a1b2c")
     second = replace(first, cells=(*first.cells, {**first.cells[0], "panel": "b", "values": {"optimizer.beta2": 0.9}}))
     for sweep in (first, second):
-        session = Session(replace(online, mode=mode), tmp_path, Entry.of_sweep(sweep), pytest.fail)
+        session = WandbRun(replace(online, mode=mode), tmp_path, Entry.of_sweep(sweep), pytest.fail)
         session.close(finished=True)
     found = from_server(f"{ENTITY}/p") if mode == "online" else from_files(tmp_path / "wandb")
     assert found.sweep == second

@@ -68,7 +68,7 @@ def _train_one(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point. What the user can put right is one line and exit status 2."""
+    """Entry point. An error that the user can fix is one line and exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to us instead of Hydra's own report
     try:
         with composing():

@@ -117,7 +117,7 @@ class BatchSection:
 
 @dataclass
 class TokenizerSection:
-    """`bpe` trains a small byte-level BPE on the training split, `llama3` is the published one; `path`: one's own."""
+    """`bpe` trains a small byte-level BPE on the training split, `llama3` is the published one; `path` is a file."""
 
     kind: Name = MISSING
     vocab_size: Count = MISSING
@@ -126,7 +126,7 @@ class TokenizerSection:
 
 @dataclass
 class DataSection:
-    """Where text comes from; `path` replaces the named source by a directory of one's own, `files` limits the hub's."""
+    """Where text comes from; `path` replaces the named source by a directory, `files` limits the hub's."""
 
     name: Name = MISSING
     path: Line | None = None
@@ -156,9 +156,9 @@ class ValidationSection:
 
 @dataclass
 class ExecutionSection:
-    """How runs are carried out; none of this changes what a run is.
+    """How runs are executed. Nothing here changes what a run is.
 
-    Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` decides it by hand.
+    Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` overrides that.
     """
 
     device: Annotated[str, one_of(("cpu", "cuda"))] = MISSING

@@ -1,4 +1,4 @@
-"""Carry out one run in this process: own it, train it, record how it ended."""
+"""Execute one run in this process: lock it, compute it, record how it ended."""
 
 import contextlib
 import errno

@@ -31,7 +31,7 @@ def launch_local(
     workers: int | None,
     plan_only: bool,
 ) -> None:
-    """Carry out a grid on this machine, or only show what that would mean.
+    """Execute a grid on this machine, or only show its plan.
 
     Args:
         context: of the running Hydra application.
@@ -75,7 +75,7 @@ def _step_times(plan: Plan, run: ResolvedRun, workers: int, console: Console) ->
 
 
 def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None:
-    """Carry out what is left of a frozen plan, `slots` runs at once.
+    """Execute what is left of a written plan, `slots` runs at once.
 
     Raises:
         SweepIncomplete: if runs failed or are left.
@@ -125,4 +125,4 @@ def _conclude(plan: Plan, roots: Roots, console: Console) -> None:
             "the same command tries them again"
         )
     if left:
-        raise SweepIncomplete(f"stopped with {left} runs left; the same command goes on where this one stopped")
+        raise SweepIncomplete(f"stopped with {left} runs left; the same command resumes them")

@@ -4,7 +4,7 @@ config.yaml      frozen at submission; the worker never composes again
 metrics.jsonl    one line per logged step, flushed
 readouts.json    what the finished model's residual stream does, where the run reads it out
 checkpoint/      atomic, verified, the last two
-failure.json     why the run was given up, if it was
+failure.json     why the run failed, if it did
 attempts.json    failures since the last checkpoint, on a cluster
 progress.json    speed and time left, while it runs
 result.json      written last: done or diverged

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class State(StrEnum):
     """Where a run stands."""
 
-    PENDING = "pending"  # not started, or stopped in good order
-    PREEMPTED = "preempted"  # interrupted, and in SLURM's queue to go on
+    PENDING = "pending"  # not started, or stopped cleanly
+    PREEMPTED = "preempted"  # interrupted, and in SLURM's queue to resume
     RUNNING = "running"
     DONE = "done"
     DIVERGED = "diverged"  # a result: kept, shown, never retried
@@ -33,7 +33,7 @@ FINISHED = (State.DONE, State.DIVERGED)
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run, as its directory tells.
+    """State of one run, read from its directory.
 
     Attributes:
         state: see `State`.
@@ -111,7 +111,7 @@ def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str
 
 
 def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
-    """One row per cell of the grid, as the runs' directories tell.
+    """One row per cell of the grid, read from the runs' directories.
 
     Args:
         manifest: the sweep's file.

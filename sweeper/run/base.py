@@ -49,7 +49,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What tells the run from the others of its panel, for people."""
+        """A name that is unique among the runs of its panel, for people."""
         return self.head
 
     @property

@@ -31,7 +31,7 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out: may change its speed and memory, never what it is.
+    """How a run is executed. It may change speed and memory, never the result.
 
     Attributes:
         device: "cpu" or "cuda".

@@ -1,4 +1,4 @@
-"""How far a run is, as it tells whoever started it."""
+"""Progress of a run, reported to the process that started it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

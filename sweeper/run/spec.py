@@ -238,7 +238,7 @@ KINDS = {
 
 
 def kind_of(run_id: str) -> RunKind:
-    """The kind of a run, as its id tells."""
+    """The kind of a run, read from its id."""
     return KINDS.get(run_id.partition("-")[0], KINDS[RunConfig.KIND])
 
 

@@ -1,6 +1,6 @@
 """wandb as a mirror of runs: a separate process copies run directories to wandb, and tables can be read back from it.
 
-    client        the training side: starts the follower process and tells it which run to follow
+    client        the training side: starts the follower process and names the run to follow
     follower      the follower process: reads metrics.jsonl and logs it to wandb
     wandb_run     one wandb run, on the server or, if that fails, in a file
     offline       reads wandb's files

@@ -1,4 +1,4 @@
-"""The training side of the mirror: tell the follower process which run to follow, and never wait long for it.
+"""The training side of the mirror: name the run to the follower process, and never wait long for it.
 
 wandb runs in the follower process, so that no problem of wandb (a hanging server, a lost service, a crash) affects the
 training. A worker keeps one follower for all its runs, because importing and starting wandb takes about two seconds.

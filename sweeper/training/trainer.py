@@ -280,7 +280,7 @@ class Trainer:
     def warm_up(self) -> None:
         """Compile before the first timed step, on both graphs that the loop will use.
 
-        Where the compiler is missing or fails the run goes on without: slower, and equal up to rounding.
+        Where the compiler is missing or fails the run continues uncompiled: slower, and equal up to rounding.
         """
         with self._timed("compile"):
             rows = torch.zeros(self.execution.micro_batch, self.config.seq_len + 1, dtype=torch.int64)

@@ -99,7 +99,7 @@ def test_interrupted_and_killed_at_random_moments_it_ends_as_one_left_alone(
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, (moments, out, err)  # stopped, which is not an error of the user
     assert err.startswith("error: stopped with ")
-    assert err.endswith("the same command goes on where this one stopped\n")
+    assert err.endswith("the same command resumes them\n")
     assert err.count("\n") == 1
     assert not list(sweep_dir.runs.glob("*/lock"))
 

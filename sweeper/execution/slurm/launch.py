@@ -98,7 +98,7 @@ def _with_queue(plan: Plan, roots: Roots) -> Plan:
     status = {run_id: run_status(roots.runs / run_id) for run_id in plan.runs}
     plan = replace(plan, status=status, queued=frozenset())
     jobs = run_jobs(submissions(roots.sweeps), plan.to_run)
-    # A run that was given up is nobody's, even while its job still trains the others it was packed with.
+    # A failed run has no owner, even if its job is still training other runs packed with it.
     live = (i for i, job in jobs.items() if (job.waits or job.works) and status[i].state is not State.FAILED)
     return replace(plan, queued=frozenset(live))
 
@@ -130,7 +130,7 @@ def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Con
     if longest:
         wall = longest * options.pack / gpus
         limits = wall / (options.minutes / 60 - options.warning_seconds / 3600)
-        fits = "fits" if limits <= 1 else f"goes on by itself through about {math.ceil(limits)} of them"
+        fits = "fits" if limits <= 1 else f"resumes by itself in about {math.ceil(limits)} jobs"
         console.print(
             f"longest job: about {wall:,.3g} hours on {gpus} {GPU_NAME} against that limit: {fits}", highlight=False
         )

@@ -1,4 +1,4 @@
-"""Hydra's view of loopsweep: launchers that carry out grids, and a sweeper that does not compose them twice.
+"""Hydra's view of loopsweep: launchers that execute grids, and a sweeper that does not compose them twice.
 
 Hydra accepts plugins only from the namespace package `hydra_plugins`. What they do lives in `sweeper`. The nodes give
 the files in conf/hydra their keys and types.
@@ -74,7 +74,7 @@ class LocalLauncher(GridLauncher):
     """Runs of a grid on this machine."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Carry out all jobs; their results are in their run directories, not in the return value."""
+        """Execute all jobs; their results are in their run directories, not in the return value."""
         from sweeper.execution.local import launch_local
 
         options: LocalNode = plugin_options(self._config, "launcher")

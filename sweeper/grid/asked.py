@@ -1,4 +1,4 @@
-"""What a command line asks for beside the axes of a grid: the sweep's name, its other values, the command itself."""
+"""What a command line says beside the axes of a grid: the sweep's name and title, its other values, the command."""
 
 import hashlib
 import re
@@ -16,9 +16,9 @@ from sweeper.records.axes import AXIS_KEYS
 from sweeper.records.redact import redact
 
 NO_KIND = "runs"  # the experiment of a multirun that names none
-MAX_NAME = 120  # characters of a sweep's name, so that it can name files
-NAMELESS = ("title", "experiment")  # they name a sweep, and set nothing
-# Not in a derived name: the grid itself, and what changes no result.
+MAX_NAME = 120  # bytes of a sweep's name, which is the name of files
+NAMELESS = ("title", "experiment")  # name a sweep, and set no value
+# Not in a derived name: the grid itself, and keys that change no result.
 _UNNAMED_SECTIONS = ("preset", "sweep", "panel", "grid", "seed", "paths", "execution", "tracking", "hydra", "site")
 _UNNAMED_KEYS = ("model.n_loops", "optimizer.base_lr", "probe.depths", "probe.seeds")
 
@@ -26,10 +26,10 @@ Values = dict[str, Any]
 
 
 class Background:
-    """What the jobs of a grid have set beside the axes: the same few values for most of them.
+    """The configuration values of jobs without their place in the grid. Most jobs share one background.
 
-    The values that a panel sets, or the axes of the sweep itself (conf/sweep), belong to the grid. All else that was
-    typed is background, with what follows from it by interpolation.
+    A job's place is its panel, its base axes and the axes of the sweep itself (conf/sweep). All other overrides, and
+    the values that follow from them by interpolation, are its background.
 
     Args:
         context: of the running Hydra application.
@@ -37,7 +37,7 @@ class Background:
         jobs: overrides of each grid point.
 
     Attributes:
-        experiment: the kind of sweep, whatever title was typed.
+        experiment: the kind of sweep. A title does not change it.
     """
 
     def __init__(self, context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
@@ -57,7 +57,7 @@ class Background:
 
 
 def title(config: DictConfig) -> str:
-    """What the user calls the sweep: `title=`, or `experiment=` where that was typed; else empty."""
+    """The user's name for the sweep: `title=`, or `experiment=` if that was typed. Else empty."""
     if config.title:
         return str(config.title)
     typed = {_key(text) for text in config.hydra.overrides.task}
@@ -65,23 +65,30 @@ def title(config: DictConfig) -> str:
 
 
 def sweep_name(config: DictConfig, experiment: str) -> str:
-    """`<experiment>-<preset>` and what else was typed besides the grid itself; or `<title>-<experiment>-<preset>`."""
+    """`<title>-<experiment>-<preset>`. Without a title, `<experiment>-<preset>` and the keys that were changed."""
     if of_user := title(config):
-        parts = [of_user, *([experiment] if experiment != NO_KIND else []), str(config.preset)]
+        parts = [of_user, *([experiment] if experiment != NO_KIND else []), preset(config)]
     else:
-        parts = [experiment, str(config.preset)]
+        parts = [experiment, preset(config)]
         for override in config.hydra.overrides.task:
             key, value = _key(override), override.partition("=")[2]
             if re.split(r"[.@]", key)[0] not in (*_UNNAMED_SECTIONS, *NAMELESS) and key not in _UNNAMED_KEYS:
                 parts.append(f"{key}={','.join(Path(part).name for part in value.split(','))}")
     name = re.sub(r"[^\w.=,+-]+", "_", "-".join(parts)).lstrip(".-")
-    if len(name) <= MAX_NAME:
+    content = name.encode()
+    if len(content) <= MAX_NAME:
         return name
-    return f"{name[: MAX_NAME - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return f"{content[: MAX_NAME - 7].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:6]}"
+
+
+def preset(config: DictConfig) -> str:
+    """The preset of a sweep; `smoke+quick` for `preset=smoke,quick`."""
+    typed = [text.partition("=")[2] for text in config.hydra.overrides.task if _key(text) == "preset"]
+    return str((typed or [config.preset])[-1]).replace(",", "+")
 
 
 def command(config: DictConfig) -> str:
-    """The command as it was typed, less where things lie on this machine; home paths and secrets replaced."""
+    """The command as typed, without `paths.*`, and with home paths and secrets replaced."""
     hydra = (text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode="))
     typed = [*config.hydra.overrides.task, *hydra]
     kept = [redact(text) for text in typed if not _key(text).startswith("paths.")]
@@ -89,7 +96,7 @@ def command(config: DictConfig) -> str:
 
 
 def _sweeps_own(config: DictConfig) -> set[str]:
-    """Keys of the axes that the sweep itself has (conf/sweep)."""
+    """Keys of the axes that are written in conf/sweep."""
     sweeper = config.hydra.sweeper
     grids = [sweeper.get("params"), *(sweeper.get("grids") or [])]
     return {str(key) for grid in grids if grid is not None for key in grid}
@@ -100,7 +107,7 @@ def _key(override: str) -> str:
 
 
 def _determining(composed: DictConfig) -> Values:
-    """The values that determine a run's result, beside the axes, by configuration key."""
+    """The values that determine a run's result, by configuration key, without the base axes."""
     tree = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(tree, dict)
     prefixes = READS.get(str(composed.kind), tuple(key for keys in READS.values() for key in keys))

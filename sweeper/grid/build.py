@@ -14,7 +14,7 @@ from sweeper.data import DataSpec, Manifest, find_data
 from sweeper.display.data_progress import prepare_in_view
 from sweeper.errors import UserError
 from sweeper.files import check_writable
-from sweeper.grid.asked import Background, Values, command, sweep_name, title
+from sweeper.grid.asked import Background, Values, command, preset, sweep_name, title
 from sweeper.grid.compose import check_axes, compose_jobs
 from sweeper.grid.plan import Plan
 from sweeper.records.axes import DATA, same
@@ -45,7 +45,7 @@ class Submitted:
 
 
 submitted: list[Submitted] = []
-"""What this process has submitted, for whoever goes on from there."""
+"""The sweeps that this process has submitted, for commands that follow (`loopsweep submit --then`)."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def compose_grid(
     whole = placed(roots.sweeps, asked)
     if whole.name != asked.name:
         console.print(
-            f"{asked.name} has other runs in these cells or other values: kept apart as {whole.name}",
+            f"{asked.name} has other values, or other runs in these cells; this sweep is named {whole.name}",
             highlight=False,
             soft_wrap=True,
         )
@@ -169,7 +169,7 @@ def _manifest(spec: DataSpec, root: Path, console: Console, *, prepare: bool) ->
 def _asked(
     config: DictConfig, background: Background, jobs: Sequence[Sequence[str]], resolved: Sequence[ResolvedRun]
 ) -> Sweep:
-    """What is asked for as a sweep, whatever has been submitted before.
+    """The sweep that a command line asks for, without the cells of earlier submissions.
 
     Raises:
         UserError: if no axis tells two of its runs apart.
@@ -192,7 +192,7 @@ def _asked(
     return Sweep(
         name=sweep_name(config, experiment),
         experiment=experiment,
-        preset=str(config.preset),
+        preset=preset(config),
         cells=tuple(cell for cell, _ in cells.values()),
         title=title(config),
         base=base,

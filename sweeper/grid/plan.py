@@ -22,14 +22,14 @@ GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for, and what of it is left to do.
+    """The cells that were asked for, and the runs that are left to do.
 
     Attributes:
         sweep: the cells that were asked for.
         runs: their distinct runs, in order of execution.
         status: where each run stands.
         queued: runs that wait in a cluster's queue.
-        whole: the sweep with what was asked for before; None if that is all the same.
+        whole: the sweep with the cells of earlier submissions. None if there are no others.
     """
 
     sweep: Sweep
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def part_of(self) -> Sweep | None:
-        """The sweep, where it has more cells than were asked for."""
+        """The whole sweep, if it has more cells than were asked for."""
         return self.whole if self.whole is not None and len(self.whole.cells) > len(self.sweep.cells) else None
 
 

@@ -1,12 +1,13 @@
 """A sweep: a named list of cells, and the run of each. Runs may belong to many sweeps.
 
-What is submitted under one name adds up. A part of a grid, or a wider one, adds its cells to the manifest and leaves
-the others as they are; only `remove` takes cells out.
+Submissions under one name add up. Submitting a part of a grid, or a wider grid, adds cells to the manifest and changes
+no other cell. Only `remove` takes cells out.
 """
 
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,15 +29,15 @@ class Sweep:
 
     Attributes:
         name: of the manifest file, unique among sweeps.
-        experiment: the kind of sweep, such as `lr_transfer`; figures look for it. `runs` for a grid of no kind.
+        experiment: the kind of sweep, such as `lr_transfer`, by which figures find it. `runs` without `+sweep=`.
         preset: scale of the runs.
-        cells: one a grid point: the base axes (see `sweeper.records.axes`), `run_id`, `steps`, and in `values` the
-            configuration keys whose value is not the one in `base`.
-        title: the user's name for it; empty if it got its name from what was submitted.
-        base: values of all configuration keys that determine a result, beside the axes. Empty in manifests of earlier
-            versions.
-        commands: what was typed to add or remove cells, in order. No path in it but `data.path`.
-        id: short and unique; stands for the name on the command line. Empty in manifests of earlier versions.
+        cells: one per grid point, with the base axes (see `sweeper.records.axes`), `run_id` and `steps`. `values` has
+            the configuration keys whose value differs from `base`.
+        title: the user's name for the sweep. Empty if the name was derived from the command line.
+        base: values of all configuration keys that determine a result, except the base axes. Empty in manifests of
+            earlier versions.
+        commands: the command lines that added or removed cells, in order. The only path in them is `data.path`.
+        id: a short name for the command line, unique. Empty in manifests of earlier versions.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Sweep:
         return list(dict.fromkeys(cell["run_id"] for cell in self.cells))
 
     def panels(self, run_id: str) -> list[str]:
-        """The figure panels that a run stands in."""
+        """The figure panels that show a run."""
         return list(dict.fromkeys(cell["panel"] for cell in self.cells if cell["run_id"] == run_id))
 
     @property
@@ -62,7 +63,7 @@ class Sweep:
         """Configuration keys beside the base axes in which the cells differ."""
         keys = sorted({key for cell in self.cells for key in cell.get("values", {})})
         found = [key for key in keys if len({as_text(self.value(cell, key)) for cell in self.cells}) > 1]
-        if "preset" in found:  # what the presets themselves set goes without saying
+        if "preset" in found:  # leave out the keys that follow from the preset
             pairs = {key: {(self.value(c, "preset"), as_text(self.value(c, key))) for c in self.cells} for key in found}
             found = [key for key in found if key == "preset" or len(pairs[key]) > len(pairs["preset"])]
         if any(key.startswith(f"{DATA}.") for key in found):
@@ -70,17 +71,20 @@ class Sweep:
         return found
 
     def value(self, cell: Cell, key: str) -> Any:
-        """What configuration key `key` is in `cell`; None where the record does not say."""
+        """The value of a configuration key in a cell. None if the record does not have it."""
         return cell.get("values", {}).get(key, self.base.get(key))
 
     @property
     def columns(self) -> list[str]:
-        """The axes that not every sweep shows: `architecture`, where one is not plain, and the extra axes."""
+        """The axes that not every sweep shows: `architecture`, if one is not plain, and the extra axes."""
         plain = all(cell.get("architecture", PLAIN) == PLAIN for cell in self.cells)
         return [*([] if plain else ["architecture"]), *self.extra_axes]
 
     def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The cells with a value for every axis; `columns` as of the property, or of the sweep it is a part of."""
+        """The cells with a value for every axis.
+
+        `columns` is the property of that name. For a part of a sweep, pass the columns of the whole sweep.
+        """
         shown = self.columns if columns is None else columns
         return [
             {key: value for key, value in cell.items() if key not in ("values", "architecture")}
@@ -89,16 +93,16 @@ class Sweep:
         ]
 
     def with_rows(self, kept: Sequence[bool]) -> "Sweep":
-        """The sweep with some of its cells only."""
+        """The sweep with only the cells for which `kept` is true."""
         return replace(self, cells=tuple(itertools.compress(self.cells, kept)))
 
     def to_record(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """Plain values, as they are written to the file."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Inverse of `to_record`; manifests of earlier versions lack some fields.
+        """Inverse of `to_record`. Manifests of earlier versions lack some fields.
 
         Raises:
             TypeError, KeyError: if it is not one.
@@ -123,7 +127,7 @@ class Sweep:
             raise UserError(f"{path} is not a sweep manifest ({error}); submit the sweep again") from error
 
     def save(self, directory: Path) -> bool:
-        """Write or replace the manifest; False if it said the same before."""
+        """Write or replace the manifest. Returns False if its content is the same as before."""
         directory.mkdir(parents=True, exist_ok=True)
         target = directory / f"{self.name}.json"
         before = target.read_bytes() if target.exists() else b""
@@ -132,10 +136,9 @@ class Sweep:
 
 
 def placed(directory: Path, asked: Sweep) -> Sweep:
-    """The sweep that `asked` becomes, or becomes a part of, in a directory of manifests. Writes nothing.
+    """The sweep that a submission makes or extends, in a directory of manifests. Writes nothing.
 
-    Where its name is taken by a sweep that it is no part of (of other configuration values, of another kind, or
-    another run in the same cell), a short hash is appended to it.
+    Its name may be taken by a sweep that it cannot extend (see `joined`). Then a short hash is appended to the name.
     """
     for attempt in itertools.count():
         short = _digest(asked, attempt)
@@ -149,10 +152,10 @@ def placed(directory: Path, asked: Sweep) -> Sweep:
 
 
 def add(directory: Path, asked: Sweep) -> tuple[Sweep, bool]:
-    """Add the cells of `asked` to the manifests of a directory; safe while others do the same.
+    """Add the cells of `asked` to the manifests in a directory. Several processes may do so at the same time.
 
     Returns:
-        The whole sweep as it is on disk now, see `placed`; and whether its manifest has changed.
+        The whole sweep as it is on disk now, see `placed`, and whether its manifest has changed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with Guard(directory / GUARD):
@@ -161,14 +164,14 @@ def add(directory: Path, asked: Sweep) -> tuple[Sweep, bool]:
 
 
 def remove(path: Path, conditions: Sequence[str], *, check: bool = False) -> list[Cell]:
-    """Take the cells that meet all conditions (see `sweeper.records.axes.select`) out of a manifest.
+    """Remove the cells that meet all conditions (see `sweeper.records.axes.select`) from a manifest.
 
-    Their runs stay where they are.
+    Their runs stay on disk.
 
     Args:
         path: of the manifest.
         conditions: `key=value` each.
-        check: only say which cells it would be.
+        check: only return the cells, and change nothing.
 
     Raises:
         UserError: if no cell meets the conditions, or every one does.
@@ -179,17 +182,17 @@ def remove(path: Path, conditions: Sequence[str], *, check: bool = False) -> lis
         if all(chosen):
             raise UserError(f"remove {' '.join(conditions)}: that is every cell of {sweep.name}; delete {path} instead")
         if not check:
-            command = f"loopsweep remove {' '.join([sweep.name, *conditions])}"
+            command = shlex.join(["loopsweep", "remove", sweep.name, *conditions])
             left = sweep.with_rows([not one for one in chosen])
             replace(left, commands=(*sweep.commands, command)).save(path.parent)
         return list(itertools.compress(sweep.cells, chosen))
 
 
 def joined(existing: Sweep, asked: Sweep) -> Sweep | None:
-    """`existing` with the cells of `asked` added; None if they are not of one sweep.
+    """`existing` with the cells of `asked` added, or None if they cannot be one sweep.
 
-    A title takes in whatever is submitted under it, as long as kind and preset are the same: keys that differ become
-    axes. Without a title, the other configuration values have to be the same as well.
+    Kind, preset and title must be the same, and no cell may get another run. Under a title, configuration values may
+    differ: their keys become axes. Without a title they must be the same.
     """
     if (existing.experiment, existing.preset, existing.title) != (asked.experiment, asked.preset, asked.title):
         return None
@@ -211,16 +214,18 @@ def joined(existing: Sweep, asked: Sweep) -> Sweep | None:
 
 
 def find(directory: Path, text: str, experiment: str | None = None) -> Path:
-    """The manifest that a user means by the name, the beginning of the name or the id of a sweep.
+    """The manifest of a sweep, found by its name, the beginning of the name, or the id.
 
     Args:
         directory: of the manifests.
         text: what the user typed.
-        experiment: decides between several sweeps whose names begin so.
+        experiment: preferred if several names begin so.
 
     Raises:
         UserError: if there is none, or several.
     """
+    if (directory / f"{text}.json").is_file():
+        return directory / f"{text}.json"
     sweeps = [Sweep.load(path) for path in manifests(directory)]
     by_id = {sweep.id: sweep.name for sweep in sweeps if sweep.id}
     kinds = {sweep.name: sweep.experiment for sweep in sweeps}
@@ -229,13 +234,13 @@ def find(directory: Path, text: str, experiment: str | None = None) -> Path:
 
 
 def meant(text: str, kinds: Mapping[str, str], experiment: str | None, where: str) -> str:
-    """Which of some sweeps `text` names, in full or by its beginning; see `find`.
+    """The name of the sweep that `text` names, in full or by its beginning; see `find`.
 
     Args:
         text: what the user typed.
         kinds: the experiment of every sweep, by name.
-        experiment: decides between several.
-        where: they are, for the error.
+        experiment: preferred if several names begin so.
+        where: the place of the sweeps, for the error.
     """
     if text in kinds:
         return text
@@ -256,12 +261,12 @@ def manifests(directory: Path) -> list[Path]:
 
 
 def sweeps_beside(runs: Path) -> Path:
-    """Where the manifests lie unless somebody says otherwise: in `sweeps/` beside the directory of runs."""
+    """The default directory of manifests: `sweeps/` beside the directory of runs."""
     return runs.parent / "sweeps"
 
 
 def _place(cell: Cell) -> str:
-    """What makes a cell the same as another: all of its axes."""
+    """The identity of a cell in its sweep: all of its axes."""
     axes = [cell.get(axis) for axis in BASE_AXES]
     return json.dumps([axes, cell.get("values", {})], sort_keys=True)
 
@@ -291,9 +296,9 @@ def _digest(asked: Sweep, attempt: int) -> str:
 
 
 def _taken_over(existing: Sweep, asked: Sweep) -> Sweep | None:
-    """`joined` for a manifest of an earlier version, which does not say what its runs were made with.
+    """`joined` for a manifest of an earlier version, which has no configuration values.
 
-    That it is the same is known from cells that both have.
+    Cells in common, with the same runs, show that the values are the same.
     """
     runs: dict[str, set[str]] = {}
     for cell in existing.cells:
@@ -304,14 +309,14 @@ def _taken_over(existing: Sweep, asked: Sweep) -> Sweep | None:
     there = {(_place(_with_values(cell, {})), cell["run_id"]) for cell in asked.cells}
     others = [cell for cell in existing.cells if (_place(cell), cell["run_id"]) not in there]
     if others and len(_variants(asked)) > 1:
-        return None  # which of the variants these are, nobody knows
+        return None  # the values of these cells are not known
     earlier = ("# cells from before commands were recorded",) if others else ()
     cells = _in_order([*asked.cells, *others]) if others else asked.cells
     return replace(asked, name=existing.name, id=_digest(asked, 0), cells=cells, commands=earlier + asked.commands)
 
 
 def _in_order(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """Panels as they first came; in each, the cells by their axes."""
+    """Sorted by panel, in order of appearance, then by the other axes."""
     cells = list(cells)
     panels = list(dict.fromkeys(cell.get("panel") for cell in cells))
 

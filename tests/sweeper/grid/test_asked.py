@@ -97,6 +97,7 @@ def test_a_swept_key_that_no_axis_shows_is_refused_before_anything_is_written(co
         (["+sweep=lr_transfer", "experiment=mine", "panel=a"], "mine-lr_transfer-smoke", "lr_transfer"),
         (["experiment=mine", "panel=a,b", "optimizer.beta2=0.9,0.99"], "mine-smoke", "runs"),
         (["panel=a,b"], "runs-smoke", "runs"),
+        (["panel=a", "preset=smoke,quick"], "runs-smoke+quick", "runs"),
         (["panel=a,b", "site@hydra.launcher=default", "hydra/launcher=slurm"], "runs-smoke", "runs"),
     ],
 )
@@ -116,6 +117,7 @@ def test_a_long_name_is_cut_and_told_apart_by_a_hash(compose: Compose) -> None:
     long = ["+data.files=1", "optimizer.weight_decay=" + ",".join(f"{n / 1000}" for n in range(1, 40))]
     name = compose("preset=smoke", "panel=a", *long[1:]).name
     assert len(name) == MAX_NAME
+    assert len(compose("preset=smoke", "panel=a", f"title='{'名' * 90}'").name.encode()) <= MAX_NAME
     assert compose("preset=smoke", "panel=a", f"{long[1]},0.05").name != name
 
 

@@ -1,6 +1,7 @@
 """A manifest gains cells and forgets none; sweeps of other values stay apart; a sweep is found by what one types."""
 
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,12 @@ class TestRemoving:
         assert places(Sweep.load(path)) == [("a", 1), ("b", 1), ("b", 2)]
         assert Sweep.load(path).commands == ("first", "loopsweep remove s panel=a model.n_loops=2")
 
+    def test_the_command_that_is_kept_can_be_typed_again(self, tmp_path: Path) -> None:
+        add(tmp_path, asked(*FULL, {**FULL[0], "rule": "alpha=0.75 beta=0.5", "run_id": "x"}))
+        remove(tmp_path / "s.json", ["rule=alpha=0.75 beta=0.5"])
+        command = Sweep.load(tmp_path / "s.json").commands[-1]
+        assert shlex.split(command) == ["loopsweep", "remove", "s", "rule=alpha=0.75 beta=0.5"]
+
     def test_by_an_extra_axis_too(self, tmp_path: Path) -> None:
         add(tmp_path, asked(*FULL, cell("a", 1, {"optimizer.weight_decay": 0.0})))
         remove(tmp_path / "s.json", ["optimizer.weight_decay=0"])
@@ -208,6 +215,9 @@ def test_a_sweep_is_found_by_its_name_the_beginning_of_it_or_its_id(tmp_path: Pa
     assert find(tmp_path, "6a7b8c").stem == "other"
     with pytest.raises(UserError, match=r"several sweeps in .* begin with 'my': my-quick, my-quick-b"):
         find(tmp_path, "my")
+    (tmp_path / "broken.json").write_text("{}")
+    assert find(tmp_path, "my-quick").stem == "my-quick"  # whatever else lies there
+    (tmp_path / "broken.json").unlink()
     with pytest.raises(UserError, match=r"no sweep 'yours' in .*; known: my-quick, my-quick-b, other"):
         find(tmp_path, "yours")
 

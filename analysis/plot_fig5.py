@@ -97,15 +97,15 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figu
 
 
 def facet_key(points: pd.DataFrame) -> list[str]:
-    """The columns that give a panel of the figure: panel, rule, L and whatever else varies in the sweep."""
+    """The columns that choose a panel of the figure: panel, rule, L, and those of the context."""
     return [*FACET, *cell_axes.context_columns(points)]
 
 
 def _facets(cells: pd.DataFrame, points: pd.DataFrame, key: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Values of `key` and points of every panel of the figure, in order.
+    """The values of `key` and the points of every panel of the figure, in order.
 
     Raises:
-        UserError: if they are too many to be told apart; names what to select.
+        UserError: if there are more than `MAX_FACETS`. It names an axis to select from.
     """
     order = {name: {value: i for i, value in enumerate(ordered(points[name]))} for name in key}
     groups = [(dict(zip(key, values, strict=True)), of) for values, of in points.groupby(list(key), sort=False)]
@@ -121,7 +121,7 @@ def _facets(cells: pd.DataFrame, points: pd.DataFrame, key: Sequence[str]) -> li
 
 
 def _paper(n_rows: int, n_columns: int, lanes: int, extra_lines: int = 0) -> tuple[Figure, Any]:
-    """Figure and (n_rows, n_columns) axes, laid out in inches: lanes of state marks and longer titles above panels."""
+    """Figure and (n_rows, n_columns) axes, laid out in inches, with room above panels for lanes and title lines."""
     panel, title, rate_axis, legend, foot = 1.85, 0.26 + lanes * states.LANE_POINTS / 72, 0.46, 0.3, 0.25
     title += 0.14 * extra_lines
     top, bottom = legend + title, rate_axis + foot + (legend if lanes else 0)
@@ -135,7 +135,7 @@ def _paper(n_rows: int, n_columns: int, lanes: int, extra_lines: int = 0) -> tup
 def panel_title(of_panel: pd.DataFrame) -> str:
     """As in the paper, with the depth of the preset: "(c) L = 24 = 2 L_ref, linear scaling, ε = …".
 
-    On lines below, what else varies in the sweep: "optimizer.weight_decay=0.1".
+    The values of the context are on the lines below: "optimizer.weight_decay=0.1".
     """
     first = of_panel.iloc[0]
     depth = depth_text(first["n_layers"], first["depth_multiplier"])

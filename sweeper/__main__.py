@@ -12,8 +12,8 @@ from sweeper.files import check_writable, check_writable_file
 from sweeper.records.sweep_manifest import sweeps_beside
 
 THEN = (
-    "run this when the sweep has ended, or is queued, with --runs, --sweeps and --sweep of what was submitted: "
-    "'python analysis/plot_fig5.py'; may be given several times"
+    "command to run when the sweep has ended or is queued, such as 'python analysis/plot_fig5.py'. It gets --runs, "
+    "--sweeps and --sweep of this sweep. May be given several times"
 )
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 GRID_COMMANDS = {
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _multirun(arguments: argparse.Namespace) -> int:
-    """Plan or carry out a grid, then what is to follow on it; the exit status."""
+    """Plan or carry out a grid, then run the commands of `--then`. Returns the exit status."""
     from sweeper import train
 
     plan_only = ["hydra.launcher.plan_only=true"] if arguments.command == "plan" else []
@@ -114,7 +114,7 @@ def _multirun(arguments: argparse.Namespace) -> int:
 
 
 def _follow_up(commands: list[str]) -> int:
-    """Run commands on the sweep just submitted; the first exit status that is not 0."""
+    """Run commands on the sweep that was submitted. Returns the first exit status that is not 0."""
     from sweeper.grid.build import submitted
 
     for command in commands:

@@ -26,8 +26,8 @@ class Script:
     Attributes:
         name: of its files, such as `fig4`; the script is `plot_<name>.py`.
         doc: the module's docstring, whose first line `--help` shows.
-        lays_out: the columns by which it places its points, see `cell_axes.refuse_beyond`. None if it lays out all,
-            extra axes included.
+        lays_out: the columns that determine the place of a cell in the figure, see `cell_axes.refuse_beyond`. None if
+            the figure shows every axis.
     """
 
     name: str
@@ -128,7 +128,7 @@ def footer(cells: pd.DataFrame, replicas: str | None = None, notes: Sequence[str
 
 
 def selected(cells: pd.DataFrame) -> list[str]:
-    """The extra axes of which all cells have one value, for a footer."""
+    """The extra axes with one value in all cells, as text for a footer."""
     fixed = [name for name in cell_axes.extra_axes(cells) if cells[name].nunique() == 1]
     return [cell_axes.shown({name: cells[name].iloc[0]}) for name in fixed]
 

@@ -1,4 +1,4 @@
-"""The axes of a table of cells: which there are, which vary, and what a figure that cannot show one has to say."""
+"""The axes of a table of cells: names, values that vary, selection, and the error for an axis that is not shown."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from sweeper.errors import UserError
 from sweeper.records.axes import PLAIN, as_text, is_extra, ordered, select
 
 BASE = ["panel", "rule", "n_layers", "ref_layers", "n_loops", "base_lr", "seed"]
-# Columns that make a context where they vary: curves of two contexts have nothing to do with each other.
+# Columns that separate contexts if they vary. A curve belongs to one context.
 CONTEXT = ["architecture", "d_model", "ref_layers", "preset"]
 
 
 def extra_axes(cells: pd.DataFrame) -> list[str]:
-    """The extra axes in a table, and `architecture` where the table has it."""
+    """The extra axes in a table, and `architecture` if the table has it."""
     return [name for name in map(str, cells) if name == "architecture" or is_extra(name)]
 
 
@@ -25,23 +25,23 @@ def cell_key(cells: pd.DataFrame) -> list[str]:
 
 
 def context_key(cells: pd.DataFrame) -> list[str]:
-    """The columns that vary beside those of Figure 5's own grid; extra axes also where one value was selected."""
+    """The columns that separate the contexts of a table: those of `CONTEXT` that vary, and all extra axes."""
     varying = [name for name in CONTEXT if name in cells and cells[name].nunique() > 1]
     return [*varying, *(name for name in extra_axes(cells) if name not in varying)]
 
 
 def is_varied(cells: pd.DataFrame) -> bool:
-    """Whether the cells of a sweep, as they are stored, have an extra axis or another architecture than the plain."""
+    """Whether the stored cells of a sweep have an extra axis, or an architecture that is not plain."""
     return any(not set(cells[name].dropna()) <= {PLAIN} for name in extra_axes(cells))
 
 
 def context_columns(points: pd.DataFrame) -> list[str]:
-    """The columns of a context in a table that was made context by context."""
+    """The columns that separate contexts in a table that `analysis.stats.transfer.analyse` made."""
     return [name for name in map(str, points) if name in CONTEXT or is_extra(name)]
 
 
 def contexts(cells: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The cells of each context in turn, with its values of `context_key`."""
+    """The cells of each context, with the context's values of `context_key`."""
     key = context_key(cells)
     if not key:
         yield {}, cells
@@ -59,7 +59,7 @@ def rows_at(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def shown(values: Mapping[str, Any]) -> str:
-    """The values of a context in words: `optimizer.weight_decay=0.1, architecture=add`."""
+    """The values of a context as text: `optimizer.weight_decay=0.1, architecture=add`."""
     return ", ".join(f"{key}={as_text(value)}" for key, value in values.items())
 
 
@@ -72,14 +72,14 @@ def where(cells: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def refuse_beyond(cells: pd.DataFrame, laid_out: Sequence[str]) -> None:
-    """Refuse cells that a figure would draw as one although they differ.
+    """Refuse a sweep if the figure would draw several of its cells at one place.
 
     Args:
         cells: of one sweep.
-        laid_out: the columns by which the figure places its points; `depth` stands for L · N.
+        laid_out: the columns that determine the place of a cell in the figure. `depth` is L · N.
 
     Raises:
-        UserError: naming the axis beyond them, and how to select one value.
+        UserError: naming another axis that varies, and how to select one value.
     """
     cells = cells.assign(depth=cells["n_layers"] * cells["n_loops"])
     for name in extra_axes(cells):

@@ -103,11 +103,11 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 
 def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
-    """Read the cells of one sweep of `experiment`, ordered by panel, N, base rate, seed; those of `--where` only.
+    """Read the cells of one sweep of `experiment` that `--where` selects, ordered by panel, N, base rate, seed.
 
     `args` holds the options of `add_arguments`; `make_command` is in the error for a missing sweep.
-    Columns and their types are `COLUMN_TYPES`, then the sweep's extra axes (`sweeper.records.axes`), in which null
-    is a text; `val_loss` is in nats per token, NaN where there is none.
+    Columns and their types are `COLUMN_TYPES`, then the sweep's extra axes (`sweeper.records.axes`). In these, null is
+    a text. `val_loss` is in nats per token, NaN if there is none.
     Raises `UserError` where the sweep is missing or its table is not what the columns promise.
     """
     if args.results is not None:

@@ -36,7 +36,7 @@ GAIN_COLUMNS = [
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a sweep says about transfer, with the columns of `cell_axes.context_key` where it has several contexts.
+    """The transfer tables of a sweep, with the columns of `cell_axes.context_key` in front.
 
     Attributes:
         points: see `average_seeds` and `with_margins`.
@@ -50,7 +50,7 @@ class Analysis:
 
 
 def analyse(cells: pd.DataFrame) -> Analysis:
-    """The points and tables of every context of a sweep, each from its own cells and its own noise."""
+    """The points and tables of all contexts of a sweep. Each context is analysed with its own noise."""
     found: list[list[pd.DataFrame]] = [[], [], []]
     for context, of_context in cell_axes.contexts(cells):
         points = average_seeds(of_context)
@@ -189,7 +189,7 @@ def _at_reference_depth(found: Mapping[CurveKey, Curve], rule: str, n_loops: int
 
 
 def _by_rule(found: Mapping[CurveKey, Curve]) -> dict[tuple[str, int, int], Curve]:
-    """The curve of each (rule, L, N), where one panel alone has it: no other could be chosen for a reason."""
+    """The curve of each (rule, L, N) that is in one panel alone. With two, there is no reason to choose one."""
     counts = Counter(key[1:] for key in found)
     return {key[1:]: curve for key, curve in found.items() if counts[key[1:]] == 1}
 

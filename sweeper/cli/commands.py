@@ -26,7 +26,7 @@ class SweepCommands:
     Args:
         sweeps: directory of sweep manifests.
         runs: directory of run directories.
-        name: of the sweep, its beginning or its id; None for the newest.
+        name: name of the sweep, the beginning of the name, or its id; None for the newest.
 
     Raises:
         UserError: if there is no such sweep, or several.
@@ -104,10 +104,10 @@ class SweepCommands:
         self.console.print(f"cancelled {len(ids)} jobs of {self.sweep.name}; results and checkpoints stay")
 
     def remove(self, conditions: Sequence[str], *, sure: bool) -> None:
-        """Take cells out of the sweep; their runs stay on disk.
+        """Remove cells from the sweep. Their runs stay on disk.
 
         Args:
-            conditions: `key=value` each; what meets all of them goes.
+            conditions: `key=value` each. Cells that meet all of them are removed.
             sure: do not ask.
 
         Raises:
@@ -122,7 +122,7 @@ class SweepCommands:
             if self.console.input(f"Remove these {len(chosen)} cells? \\[y/N] ").strip().lower() not in ("y", "yes"):
                 raise UserError("nothing was removed")
         remove(self.path, conditions)
-        self.console.print(f"removed {len(chosen)} cells from {self.sweep.name}; their runs and jobs stay as they are")
+        self.console.print(f"removed {len(chosen)} cells from {self.sweep.name}; their runs and jobs are not changed")
 
     def logs(self, run: str | None, lines: int) -> None:
         """Print the last lines of what runs and their jobs printed.
@@ -158,7 +158,7 @@ class SweepCommands:
 
         Args:
             out: a directory for all tables, see `sweeper.records.export`; or a .parquet file for the cells alone.
-            command: that made the sweep, for the record; None for those that were recorded.
+            command: the command that made the sweep; None for the commands in its manifest.
         """
         import pandas as pd
 

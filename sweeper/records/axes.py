@@ -1,7 +1,8 @@
-"""The axes of a sweep: what tells its cells apart, and how cells are selected by them.
+"""The axes of a sweep: the values that tell its cells apart, and the selection of cells by them.
 
-Every cell has the base axes. Any other configuration key in which the cells of one sweep differ is an extra axis, and
-its column is named like the key: `optimizer.weight_decay`. Reads no configuration, so that figures can import it.
+Every cell has the base axes. Any other configuration key in which the cells of one sweep differ is an extra axis. Its
+column has the name of the key, such as `optimizer.weight_decay`. Figures import this module, so it reads no
+configuration.
 """
 
 import json
@@ -11,8 +12,8 @@ from typing import Any
 
 from sweeper.errors import UserError
 
-PLAIN = "plain"  # the architecture of the papers' model, and of every record that names none
-# Base axes, and the configuration keys whose values they show.
+PLAIN = "plain"  # the architecture of the paper's model, and of every record without one
+# Base axes, and the configuration keys that they show.
 BASE_AXES: dict[str, tuple[str, ...]] = {
     "panel": ("panel",),
     "rule": ("scaling.rule", "scaling.alpha", "scaling.beta"),
@@ -26,8 +27,8 @@ BASE_AXES: dict[str, tuple[str, ...]] = {
     "seed": ("seed",),
 }
 AXIS_KEYS = frozenset(key for keys in BASE_AXES.values() for key in keys)
-DATA = "data"  # stands for the hash of the data manifest among configuration keys
-# Extra axes whose name has no section in front of it.
+DATA = "data"  # the hash of the data manifest, beside the configuration keys
+# Extra axes without a section in their name.
 _TOP_LEVEL = ("precision", "diverged_above", "kind", DATA)
 
 Row = Mapping[str, Any]
@@ -39,7 +40,7 @@ def is_extra(column: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A value of an axis as it stands in titles, tables and on the command line: 0.1, null, plain."""
+    """A value of an axis as text for titles, tables and the command line: 0.1, null, plain."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null"
     if isinstance(value, bool):
@@ -48,13 +49,13 @@ def as_text(value: Any) -> str:
 
 
 def select(rows: Sequence[Row], conditions: Sequence[str], option: str) -> list[bool]:
-    """Which rows meet all conditions.
+    """For each row, whether it meets all conditions.
 
     Args:
         rows: cells, each with a value for every axis of their sweep.
-        conditions: each `key=value` or `key=value,value`; the key is an axis, or the configuration key that it shows
+        conditions: each `key=value` or `key=value,value`. The key is an axis or the configuration key that it shows
             (`n_loops`, `model.n_loops`).
-        option: what to call the conditions in an error.
+        option: the name of the conditions in an error.
 
     Raises:
         UserError: for a condition without a value, a key that is no axis, a value that no row has, or if no row meets

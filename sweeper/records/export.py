@@ -31,7 +31,7 @@ def export_sweep(sweep: Sweep, cells: pd.DataFrame, runs: Path, out: Path, comma
         cells: its grid points, see `sweeper.records.status.sweep_table`.
         runs: directory of run directories.
         out: made if missing; what it holds of the same sweep is replaced.
-        command: that made the sweep, for the record; None for those that its manifest has.
+        command: the command that made the sweep; None for the commands in its manifest.
     """
     tables = {
         "cells": cells,
@@ -109,9 +109,9 @@ def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str | None = None) -> dict[str, Any]:
-    """Where the results of a sweep come from, and what they cost; the same of results in another order.
+    """Where the results of a sweep come from, and what they cost. The order of the results does not matter.
 
-    `command` as given, or as recorded; left out where neither is known.
+    `command` is the one given, or those in the manifest. Without either it is left out.
     """
     command = command or "; ".join(sweep.commands)
     origins = [result["provenance"] for result in results]

@@ -18,7 +18,7 @@ THEN = (
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
-    "submit": "carry out a grid, here or on a cluster; finished runs are not run again",
+    "submit": "execute a grid, here or on a cluster; finished runs are not run again",
 }
 SWEEP_COMMANDS = {
     "status": "one row per cell of a sweep's grid",
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _multirun(arguments: argparse.Namespace) -> int:
-    """Plan or carry out a grid, then run the commands of `--then`. Returns the exit status."""
+    """Plan or execute a grid, then run the commands of `--then`. Returns the exit status."""
     from sweeper import train
 
     plan_only = ["hydra.launcher.plan_only=true"] if arguments.command == "plan" else []

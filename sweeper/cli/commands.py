@@ -82,7 +82,7 @@ class SweepCommands:
         execute_plan(plan, default_workers(plan.runs[again[0]]), roots, self.console)
 
     def cancel(self) -> None:
-        """Cancel all jobs of the sweep; what they have trained stays, and `retry` goes on from there.
+        """Cancel all jobs of the sweep; what they have trained stays, and `retry` resumes from there.
 
         Raises:
             UserError: if the sweep never went to SLURM, or scancel fails.

@@ -65,7 +65,7 @@ class Grid:
     prepared: bool
 
     def write(self) -> Plan:
-        """Write the configuration of every run to carry out, and add the cells to the sweep's manifest.
+        """Write the configuration of every run to execute, and add the cells to the sweep's manifest.
 
         Returns:
             The plan, with the sweep as it is on disk now.

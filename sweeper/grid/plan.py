@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def to_run(self) -> list[str]:
-        """Runs to carry out, the costliest first, so that the last workers end close together."""
+        """Runs to execute, the costliest first, so that the last workers end close together."""
         taken = (*FINISHED, State.RUNNING, State.PREEMPTED)
         open_runs = [i for i in self.runs if self.status[i].state not in taken and i not in self.queued]
         return sorted(open_runs, key=lambda run_id: -self.runs[run_id].config.flops)

@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from sweeper.config.messages import composing
-from sweeper.config.schema import CONFIG_DIR, register
+from sweeper.config.register import CONFIG_DIR, register
 from sweeper.errors import UserError
 
 register()

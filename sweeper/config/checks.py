@@ -17,8 +17,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from sweeper.config.kinds import Config
 from sweeper.config.rules import DISTINCT, FLOAT32_MAX, NOT_EMPTY, Rates, Rule, show
-from sweeper.config.schema import Config, ModelSection
+from sweeper.config.schema import ModelSection
 from sweeper.data import Manifest
 from sweeper.errors import UserError
 from sweeper.files import check_writable

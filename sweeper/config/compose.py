@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from sweeper.config.checks import check_composed
 from sweeper.config.messages import composing
-from sweeper.config.schema import CONFIG_DIR, register
+from sweeper.config.register import CONFIG_DIR, register
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

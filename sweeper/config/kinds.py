@@ -1,4 +1,4 @@
-"""What each kind of run reads from the configuration: its section, and the resolver that makes a run of it.
+"""The root of the configuration, and what each kind of run makes of it: its section and its resolver.
 
 Sections have the names of the kinds. Resolvers are named by the rows of `sweeper.run.spec.KINDS`. A resolver gets
 values that keep the rules of their types. It raises `ValueError`, naming the keys, for values that do not go together.
@@ -6,17 +6,27 @@ values that keep the rules of their types. It raises `ValueError`, naming the ke
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from omegaconf import MISSING
 
 from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
-from sweeper.config.rules import Count, Counts, Positive, Seeds, at_least, at_most
+from sweeper.config.rules import Count, Counts, Line, Name, Positive, Seed, Seeds, at_least, at_most, one_of
+from sweeper.config.schema import (
+    BatchSection,
+    DataSection,
+    ExecutionSection,
+    GridSection,
+    ModelSection,
+    OptimizerSection,
+    PathsSection,
+    ScalingSection,
+    ScheduleSection,
+    TrackingSection,
+    ValidationSection,
+)
 from sweeper.run.schedule import Schedule
-from sweeper.run.spec import ProbeConfig, RunConfig, TheoryConfig
-
-if TYPE_CHECKING:
-    from sweeper.config.schema import Config
+from sweeper.run.spec import KINDS, PRECISIONS, ProbeConfig, RunConfig, TheoryConfig
 
 # The keys and sections whose values determine the result of a run, by its kind.
 READS: dict[str, tuple[str, ...]] = {
@@ -66,20 +76,39 @@ class TheorySection:
 
 
 @dataclass
-class KindSections:
-    """The sections of all kinds. A training has none of its own."""
+class Config:
+    """Root of the tree. What sweeps fill other values from comes first, so that a check names the key as typed."""
 
     probe: ProbeSection = field(default_factory=ProbeSection)
     theory: TheorySection = field(default_factory=TheorySection)
+    kind: Annotated[str, one_of(KINDS)] = MISSING
+    preset: Name = MISSING
+    panel: Name = MISSING
+    experiment: Name = MISSING
+    title: Line | None = None
+    seed: Seed = MISSING
+    precision: Annotated[str, one_of(PRECISIONS)] = MISSING
+    diverged_above: Positive = MISSING
+    grid: GridSection = field(default_factory=GridSection)
+    scaling: ScalingSection = field(default_factory=ScalingSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    batch: BatchSection = field(default_factory=BatchSection)
+    validation: ValidationSection = field(default_factory=ValidationSection)
+    data: DataSection = field(default_factory=DataSection)
+    execution: ExecutionSection = field(default_factory=ExecutionSection)
+    tracking: TrackingSection = field(default_factory=TrackingSection)
+    paths: PathsSection = field(default_factory=PathsSection)
 
 
-def _rule(tree: "Config") -> ScalingRule:
+def _rule(tree: Config) -> ScalingRule:
     named = RULES[tree.scaling.rule]
     alpha, beta = tree.scaling.alpha, tree.scaling.beta
     return ScalingRule(named.alpha if alpha is None else alpha, named.beta if beta is None else beta)
 
 
-def _table(tree: "Config", model: ModelConfig, depth_multiplier: float) -> tuple[ParameterRow, ...]:
+def _table(tree: Config, model: ModelConfig, depth_multiplier: float) -> tuple[ParameterRow, ...]:
     optimizer = tree.optimizer
     return parameter_table(
         base_lr=optimizer.base_lr,
@@ -92,12 +121,12 @@ def _table(tree: "Config", model: ModelConfig, depth_multiplier: float) -> tuple
     )
 
 
-def _model(tree: "Config", epsilon: float) -> ModelConfig:
+def _model(tree: Config, epsilon: float) -> ModelConfig:
     model = ModelConfig(**vars(tree.model), residual_scale=epsilon, max_seq_len=tree.batch.seq_len)
     return model.without_idle_loop()
 
 
-def training(tree: "Config", manifest_hash: str) -> RunConfig:
+def training(tree: Config, manifest_hash: str) -> RunConfig:
     """ε and the rates follow from N, L and L_ref."""
     counts = {"n_loops": tree.model.n_loops, "n_layers": tree.model.n_layers, "ref_layers": tree.scaling.ref_layers}
     epsilon = residual_scale(_rule(tree), **counts, multiplier=tree.scaling.multiplier)
@@ -118,7 +147,7 @@ def training(tree: "Config", manifest_hash: str) -> RunConfig:
     )
 
 
-def probe(tree: "Config", manifest_hash: str) -> ProbeConfig:
+def probe(tree: Config, manifest_hash: str) -> ProbeConfig:
     """At initialisation the rules read 1, 1/√k, 1/k, where k counts loops or layers, and every rate is η0."""
     _check_probe(tree)
     depth = tree.model.n_loops * tree.model.n_layers
@@ -136,7 +165,7 @@ def probe(tree: "Config", manifest_hash: str) -> ProbeConfig:
     )
 
 
-def theory(tree: "Config", manifest_hash: str) -> TheoryConfig:
+def theory(tree: Config, manifest_hash: str) -> TheoryConfig:
     """ε = λ · N^(−α) · L^(−β): the toy model has no reference depth."""
     n_loops, n_layers = tree.model.n_loops, tree.model.n_layers
     return TheoryConfig(
@@ -149,7 +178,7 @@ def theory(tree: "Config", manifest_hash: str) -> TheoryConfig:
     )
 
 
-def _check_probe(tree: "Config") -> None:
+def _check_probe(tree: Config) -> None:
     layers, per_increment = tree.model.n_layers, tree.probe.increment_layers
     if per_increment is not None and layers % per_increment:
         raise ValueError(f"model.n_layers={layers} is not a multiple of probe.increment_layers={per_increment}")

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from model import ModelConfig
 from sweeper.config.checks import check_residual_scale, check_run, with_keys
-from sweeper.config.schema import Config
+from sweeper.config.kinds import Config
 from sweeper.data import DataSpec, TokenizerSpec
 from sweeper.errors import UserError
 from sweeper.run.base import Run

@@ -1,20 +1,15 @@
-"""The configuration tree that Hydra composes: every key, its type, and the rule that its value keeps.
+"""The sections of the configuration: every key, its type, and the rule that its value keeps. The root is in `kinds`.
 
 Hydra refuses an unknown key and a wrong type. `sweeper.config.checks` reads the rules off the types, and holds what no
 field can say alone. Values are in `conf/`.
 """
 
-import sys
-from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from model import BLOCKS, LOOPS, RULES
-from sweeper.config.kinds import KindSections
 from sweeper.config.rules import (
     FINITE,
     FITS_FLOAT32,
@@ -30,7 +25,6 @@ from sweeper.config.rules import (
     Positive,
     Rates,
     Seconds,
-    Seed,
     Seeds,
     Share,
     at_least,
@@ -39,10 +33,7 @@ from sweeper.config.rules import (
     one_of,
 )
 from sweeper.run.execution import MODES
-from sweeper.run.spec import KINDS, PRECISIONS
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
-PLUGINS = str(Path(__file__).resolve().parents[1] / "plugins")
 RotaryBase = Annotated[float, FINITE, at_least(1), FITS_FLOAT32]
 Threads = Annotated[int, at_least(1), at_most(1024)]
 Project = Annotated[
@@ -190,49 +181,3 @@ class PathsSection:
     runs: Folder = MISSING
     sweeps: Folder | None = None
     data: Folder = MISSING
-
-
-@dataclass
-class Config(KindSections):
-    """Root of the tree. What sweeps fill other values from comes first, so that a check names the key as typed."""
-
-    kind: Annotated[str, one_of(KINDS)] = MISSING
-    preset: Name = MISSING
-    panel: Name = MISSING
-    experiment: Name = MISSING
-    title: Line | None = None
-    seed: Seed = MISSING
-    precision: Annotated[str, one_of(PRECISIONS)] = MISSING
-    diverged_above: Positive = MISSING
-    grid: GridSection = field(default_factory=GridSection)
-    scaling: ScalingSection = field(default_factory=ScalingSection)
-    model: ModelSection = field(default_factory=ModelSection)
-    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
-    schedule: ScheduleSection = field(default_factory=ScheduleSection)
-    batch: BatchSection = field(default_factory=BatchSection)
-    validation: ValidationSection = field(default_factory=ValidationSection)
-    data: DataSection = field(default_factory=DataSection)
-    execution: ExecutionSection = field(default_factory=ExecutionSection)
-    tracking: TrackingSection = field(default_factory=TrackingSection)
-    paths: PathsSection = field(default_factory=PathsSection)
-
-
-def register() -> None:
-    """Make the plugins, the schema, the panels' short names and the resolvers known to Hydra. Idempotent."""
-    if (
-        PLUGINS not in sys.path
-    ):  # Hydra finds the namespace package `hydra_plugins` on the import path, and nowhere else
-        sys.path.append(PLUGINS)
-    store = ConfigStore.instance().store
-    store(name="schema", node=Config)
-    for name, option in short_names(CONFIG_DIR / "panel").items():
-        store(group="panel", name=name, node={"defaults": [option]}, package="_global_")
-    OmegaConf.register_new_resolver("loopsweep.times", lambda a, b: a * b, replace=True)
-    OmegaConf.register_new_resolver("loopsweep.comma", lambda items: ",".join(map(str, items)), replace=True)
-
-
-def short_names(group: Path) -> dict[str, str]:
-    """The options in the folders of a group by their last part, where no other has it: `a` for `lr_transfer/a`."""
-    options = [f"{file.parent.name}/{file.stem}" for file in sorted(group.glob("*/*.yaml"))]
-    count = Counter(Path(option).name for option in options)
-    return {Path(option).name: option for option in options if count[Path(option).name] == 1}

@@ -198,7 +198,7 @@ class RunKind:
 
     Attributes:
         spec: what determines the result.
-        resolver: makes a `spec` of a checked configuration (a `sweeper.config.schema.Config`) and the hash of its data.
+        resolver: makes a `spec` of a checked configuration (a `sweeper.config.kinds.Config`) and the hash of its data.
         runner: executes a `sweeper.training.attempt.Attempt`. It returns the measured part of the result, or None if it
             was told to stop.
         reads_data: it reads prepared text, which a sweep prepares first.

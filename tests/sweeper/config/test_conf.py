@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from sweeper.config.checks import plugin_options
 from sweeper.config.compose import compose_config
-from sweeper.config.schema import CONFIG_DIR, short_names
+from sweeper.config.register import CONFIG_DIR, short_names
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.tracking.tables import default_base_url

@@ -11,8 +11,8 @@ from hydra_plugins.loopsweep import LocalNode, SlurmNode
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sweeper.config.kinds import Config
 from sweeper.config.rules import Rule
-from sweeper.config.schema import Config
 
 INTERNAL = ("hydra.launcher._target_",)  # what Hydra itself needs; not a value of the user's
 

@@ -44,10 +44,12 @@ class BaseValues:
 
     def matrix(self, kind: str, pattern: str) -> ParameterRow:
         """A matrix inside the loop: initialised with σ0 and decayed."""
-        lr, eps = self.base_lr * self.depth_factor, self.eps * self.depth_factor
-        return ParameterRow(kind, pattern, self.init_std, lr, eps, self.weight_decay)
+        return self._in_loop(kind, pattern, self.init_std, self.weight_decay)
 
     def gain(self, kind: str, pattern: str) -> ParameterRow:
         """A gain inside the loop: starts at 1, is not decayed."""
+        return self._in_loop(kind, pattern, None, 0.0)
+
+    def _in_loop(self, kind: str, pattern: str, init_std: float | None, weight_decay: float) -> ParameterRow:
         lr, eps = self.base_lr * self.depth_factor, self.eps * self.depth_factor
-        return ParameterRow(kind, pattern, None, lr, eps, 0.0)
+        return ParameterRow(kind, pattern, init_std, lr, eps, weight_decay)

@@ -132,9 +132,13 @@ def _local_cells(args: argparse.Namespace, experiment: str, make_command: str) -
     if manifest is None:
         raise UserError(f"no {experiment} sweep in {sweeps}: start one with `{make_command}`")
     cells = sweep_table(manifest, args.runs)
-    if not any((args.runs / run_id).is_dir() for run_id in cells["run_id"]):
+    if not _has_any(args.runs, cells["run_id"]):
         raise UserError(f"--runs {args.runs}: none of the runs of sweep {manifest.stem} is there; give their directory")
     return cells
+
+
+def _has_any(runs: Path, run_ids: Iterable[str]) -> bool:
+    return any((runs / run_id).is_dir() for run_id in run_ids)
 
 
 def load_curves(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
@@ -197,7 +201,7 @@ def local_sweeps(runs: Path) -> list[LocalSweep]:
 
     found = []
     for sweep in map(Sweep.load, manifests(sweeps_beside(runs))):
-        if not sweep.columns and any((runs / run_id).is_dir() for run_id in sweep.run_ids):
+        if not sweep.columns and _has_any(runs, sweep.run_ids):
             provenance = describe(sweep, finished_results(sweep, runs))
             found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, provenance))
     return found

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model.cpu.segment import compile_parts
+from model.cpu.segment import compile_parts, on_cpu_in_fp32
 from model.layers import RMSNorm
-from model.loss import head_cross_entropy
 from model.matmul import mm
+from model.transformer import loss_of as plain_loss_of
 
 FEW_LOGITS = 2**22  # tokens × vocabulary up to which one program is faster than `model.loss`
 log = logging.getLogger(__name__)
@@ -74,12 +74,11 @@ def compiled_head_loss(h: Tensor, gain: Tensor, weight: Tensor, targets: Tensor,
 
 def loss_of(h: Tensor, norm: RMSNorm, head: Tensor, targets: Tensor) -> Tensor:
     """`model.transformer.loss_of`, by one program where that is possible and pays."""
-    is_fp32_on_cpu = h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if is_fp32_on_cpu and torch.is_grad_enabled():
+    if on_cpu_in_fp32(h) and torch.is_grad_enabled():
         loss = compiled_head_loss(h, norm.weight, head, targets, norm.eps)
         if loss is not None:
             return loss
-    return head_cross_entropy(norm(h), head, targets)
+    return plain_loss_of(h, norm, head, targets)
 
 
 class _Head(torch.autograd.Function):

@@ -191,6 +191,11 @@ def programs_for(block: nn.Module, x: Tensor, context: Sequence[Tensor]) -> Prog
     return _programs[key]
 
 
+def on_cpu_in_fp32(x: Tensor) -> bool:
+    """Whether the programs of blocks and head are for streams like x."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
 def _signature(x: Tensor, context: Sequence[Tensor]) -> tuple[Any, ...]:
     return (x.shape, *((tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in context))
 
@@ -249,7 +254,7 @@ class CompiledStack:
 
     def _programs_for(self, x: Tensor, context: Sequence[Tensor]) -> list[tuple[Programs, list[Tensor]]] | None:
         """The programs of every block with what they take of it; None unless all of them can be used."""
-        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        if not on_cpu_in_fp32(x):
             return None
         signature = _signature(x, context)
         if signature not in self._programs:

@@ -2,6 +2,8 @@
 
 A kind names its parts, writes down its forward pass with them, and says what it costs. Parts become modules in
 `model.layers`. PyTorch is not imported, so that a grid can be planned without it.
+
+In the formulas x is the stream, n(·) an RMSNorm with gain, and ε the residual scale. ε multiplies both branches.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -27,7 +29,14 @@ class Shape(Protocol):
 def part_params(part: str, shape: Shape) -> int:
     """Parameters of one part of `model.layers.PARTS`."""
     d_model, mlp_dim = shape.d_model, shape.mlp_dim
-    return {"norm": d_model, "attention": 4 * d_model**2, "swiglu": 3 * d_model * mlp_dim}[part]
+    return {
+        "norm": d_model,
+        "norm_without_gain": 0,
+        "attention": 4 * d_model**2,
+        "swiglu": 3 * d_model * mlp_dim,
+        "gate": 1,
+        "diagonal_injection": 2 * d_model + d_model**2,
+    }[part]
 
 
 class PreNorm:
@@ -42,17 +51,27 @@ class PreNorm:
         "mlp_norm": "norm",
         "mlp": "swiglu",
     }
+    needs_one_path: ClassVar[bool] = False  # made for a residual path through all L · N blocks
 
-    def forward(self, block: Any, x: "Tensor", rotary: "Tensor") -> "Tensor":
+    def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """The stream (B, T, d_model) one block later.
 
         Args:
             block: module with the `parts` and ε as `residual_scale`, a scalar tensor.
             x: (B, T, d_model).
             rotary: (2, T, head_dim / 2), see `model.layers.rotary_table`.
+            queries: (B, T, d_model), what attention makes its queries from, if that is not what it makes its keys from.
         """
-        x = x.addcmul(block.attention(block.attention_norm(x), rotary), block.residual_scale)
+        x = x.addcmul(block.attention(block.attention_norm(x), rotary, *queries), block.residual_scale)
         return x.addcmul(block.mlp(block.mlp_norm(x)), block.residual_scale)
+
+    def scalars(self, applications: int) -> dict[str, float]:
+        """Numbers that the kind computes with beside ε, by name; they become scalar tensors of the block.
+
+        Args:
+            applications: L · N, blocks that a token passes through.
+        """
+        return {}
 
     def parameter_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
         """The block's rows of the per-tensor table (Table 3)."""
@@ -87,10 +106,109 @@ class PostNorm(PreNorm):
     The first paper's stated future work. Norms and matrices are those of `PreNorm`.
     """
 
-    def forward(self, block: Any, x: "Tensor", rotary: "Tensor") -> "Tensor":
+    def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """See `PreNorm.forward`."""
-        x = block.attention_norm(x.addcmul(block.attention(x, rotary), block.residual_scale))
+        x = block.attention_norm(x.addcmul(block.attention(x, rotary, *queries), block.residual_scale))
         return block.mlp_norm(x.addcmul(block.mlp(x), block.residual_scale))  # type: ignore[no-any-return]
 
 
-BLOCKS: dict[str, PreNorm] = {"pre_norm": PreNorm(), "post_norm": PostNorm()}
+class DeepNorm(PostNorm):
+    """`PostNorm` with a scaled skip: x ← n(α x + ε · f(x)), α = (2M)^¼ (arXiv 2203.00555).
+
+    Values, attention's output and the MLP start smaller, by β = (8M)^(−¼). M is L · N, the blocks that a token passes
+    through, not L.
+    """
+
+    exponent: ClassVar[float] = 0.25
+    needs_one_path: ClassVar[bool] = True
+
+    def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
+        """See `PreNorm.forward`."""
+        branch = block.attention(x, rotary, *queries)
+        x = block.attention_norm((x * block.skip_scale).addcmul(branch, block.residual_scale))
+        return block.mlp_norm((x * block.skip_scale).addcmul(block.mlp(x), block.residual_scale))  # type: ignore[no-any-return]
+
+    def scalars(self, applications: int) -> dict[str, float]:
+        """α, as `skip_scale`."""
+        return {"skip_scale": float((2 * applications) ** self.exponent)}
+
+    def parameter_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
+        """Queries and keys start as in `PreNorm`, the other matrices with β σ0."""
+        beta = float((8 * base.applications) ** -self.exponent)
+        return (
+            base.gain("block_norm", r"blocks\.\d+\.\w+_norm\.weight"),
+            base.matrix("block_qkv", r"blocks\.\d+\.attention\.qkv\.weight", part_gains=(1.0, 1.0, beta)),
+            base.matrix("block_matrix", r"blocks\.\d+\.(attention\.out|mlp\.\w+)\.weight", gain=beta),
+        )
+
+    def activation_bytes(self, shape: Shape, precision: str) -> int:
+        """As `PreNorm`, and the streams before the skips are scaled."""
+        return super().activation_bytes(shape, precision) + 2 * 4 * shape.d_model
+
+
+class DeepLoop(DeepNorm):
+    """`DeepNorm` with α = (2 L N)^½ and β = (8 L N)^(−½), made for weights that are visited N times (2607.13491)."""
+
+    exponent: ClassVar[float] = 0.5
+
+
+class Sandwich(PreNorm):
+    """A norm on both sides of a branch: x ← x + ε · n₂(f(n₁(x))), as in Ouro.
+
+    Ouro also norms the state after every pass; `loop=LT` does that without a gain.
+    """
+
+    parts: ClassVar[dict[str, str]] = {
+        "attention_norm": "norm",
+        "attention": "attention",
+        "attention_out_norm": "norm",
+        "mlp_norm": "norm",
+        "mlp": "swiglu",
+        "mlp_out_norm": "norm",
+    }
+
+    def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
+        """See `PreNorm.forward`."""
+        branch = block.attention_out_norm(block.attention(block.attention_norm(x), rotary, *queries))
+        x = x.addcmul(branch, block.residual_scale)
+        return x.addcmul(block.mlp_out_norm(block.mlp(block.mlp_norm(x))), block.residual_scale)
+
+    def activation_bytes(self, shape: Shape, precision: str) -> int:
+        """As `PreNorm`, and what the outer norms take and leave before their gain."""
+        return super().activation_bytes(shape, precision) + 4 * 4 * shape.d_model
+
+
+class ReZero(PreNorm):
+    """No norm, but a learned gate: x ← x + ε · a · f(x), a = 0 at first (arXiv 2003.04887).
+
+    Both branches of a block share its a, and so do all loop steps.
+    """
+
+    parts: ClassVar[dict[str, str]] = {"attention": "attention", "mlp": "swiglu", "gate": "gate"}
+
+    def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
+        """See `PreNorm.forward`."""
+        scale = block.residual_scale * block.gate.weight
+        x = x.addcmul(block.attention(x, rotary, *queries), scale)
+        return x.addcmul(block.mlp(x), scale)
+
+    def parameter_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
+        """See `PreNorm.parameter_rows`."""
+        return (
+            base.gain("block_gate", r"blocks\.\d+\.gate\.weight", start=0.0),
+            base.matrix("block_matrix", r"blocks\.\d+\.(attention|mlp)\.\w+\.weight"),
+        )
+
+    def activation_bytes(self, shape: Shape, precision: str) -> int:
+        """As `PreNorm`, with the branches in place of what the norms keep."""
+        return super().activation_bytes(shape, precision)
+
+
+BLOCKS: dict[str, PreNorm] = {
+    "pre_norm": PreNorm(),
+    "post_norm": PostNorm(),
+    "deepnorm": DeepNorm(),
+    "deeploop": DeepLoop(),
+    "sandwich": Sandwich(),
+    "rezero": ReZero(),
+}

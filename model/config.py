@@ -1,21 +1,12 @@
 """The shape of one looped Transformer, as plain values."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from model.blocks import BLOCKS
 from model.loop import LOOPS
+from model.neutral import neutral
 
 CHUNK_LOGITS = 2**26  # that the head scores at once: 256 MiB in fp32
-
-
-def neutral(value: Any) -> Any:
-    """A dataclass field with a default that changes nothing: a run with it is the run from before the field existed.
-
-    Fields that are added to a run's configuration are declared so. A field at its neutral value is left out of the
-    run's record and of its identity, so a new choice changes no id.
-    """
-    return field(default=value, metadata={"neutral": True})
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,8 @@ class ModelConfig:
         block: where a block has its norms, a name in `model.blocks.BLOCKS`.
 
     Raises:
-        ValueError: for a shape that cannot be built; the message names the field.
+        ValueError: for a shape that cannot be built, and for kinds that do not go together; the message names the
+            field.
     """
 
     vocab_size: int
@@ -70,6 +62,12 @@ class ModelConfig:
         for name, registry in (("loop", LOOPS), ("block", BLOCKS)):
             if getattr(self, name) not in registry:
                 raise ValueError(f"{name}={getattr(self, name)} is unknown; allowed: {', '.join(registry)}")
+        if BLOCKS[self.block].needs_one_path and not LOOPS[self.loop].is_one_path:
+            fitting = ", ".join(name for name, kind in BLOCKS.items() if not kind.needs_one_path)
+            raise ValueError(
+                f"block={self.block} scales for one residual path through all L * N blocks, but loop={self.loop} "
+                f"starts a new path in every loop step; use one of {fitting}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -88,6 +86,6 @@ class ModelConfig:
         return self.vocab_size * self.d_model + stack + self.d_model
 
     def without_idle_loop(self) -> "ModelConfig":
-        """The same model under one name: with N = 1 most kinds of loop are the plain one."""
-        is_plain = self.n_loops == 1 and LOOPS[self.loop].is_plain_at_one_loop
-        return replace(self, loop="plain") if is_plain else self
+        """The same model under one name: with N = 1 many kinds of loop are one."""
+        name = LOOPS[self.loop].at_one_loop if self.n_loops == 1 else None
+        return replace(self, loop=name or self.loop)

@@ -43,16 +43,33 @@ def initialize_(model: nn.Module, table: tuple[ParameterRow, ...], seed: int) ->
     for parameter in model.parameters():
         row = kinds[id(parameter)]
         if row.init_std is None:
-            nn.init.ones_(parameter)
+            nn.init.constant_(parameter, row.start)
             continue
         on_cpu = parameter.device.type == "cpu"  # where the draw is made for every device, in place if it can be
-        draw = (parameter.detach() if on_cpu else torch.empty(parameter.shape)).normal_(generator=generator)
-        # nn.init.trunc_normal_ would draw the whole tensor again
-        while (outside := torch.cat([part.abs() > 3 for part in torch.split(draw, ROWS_AT_ONCE)])).any():
-            draw[outside] = torch.randn(int(outside.sum()), generator=generator)
+        draw = parameter.detach() if on_cpu else torch.empty(parameter.shape)
+        _draw_(draw, row.draw, generator)
         draw.mul_(row.init_std)
+        for part, gain in zip(draw.chunk(max(1, len(row.part_gains))), row.part_gains, strict=False):
+            part.mul_(gain)
         if not on_cpu:
             parameter.detach().copy_(draw)
+
+
+def _draw_(tensor: torch.Tensor, kind: str, generator: torch.Generator) -> None:
+    """Fill a tensor with a draw of standard deviation 1, before it is cut; `eye` takes nothing of the generator."""
+    if kind == "eye":
+        nn.init.eye_(tensor)
+    elif kind == "uniform":
+        tensor.uniform_(-(3**0.5), 3**0.5, generator=generator)
+    else:
+        tensor.normal_(generator=generator)
+        # nn.init.trunc_normal_ would draw the whole tensor again
+        while kind == "truncated" and (outside := _beyond_three(tensor)).any():
+            tensor[outside] = torch.randn(int(outside.sum()), generator=generator)
+
+
+def _beyond_three(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat([part.abs() > 3 for part in torch.split(tensor, ROWS_AT_ONCE)])
 
 
 def parameter_groups(model: nn.Module, table: tuple[ParameterRow, ...]) -> list[dict[str, Any]]:

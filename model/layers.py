@@ -22,6 +22,18 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+class RMSNormWithoutGain(nn.Module):
+    """x / rms(x) over the last dimension."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
 def rotary_table(seq_len: int, head_dim: int, theta: float) -> Tensor:
     """Cosines and sines of the rotary angles: (2, seq_len, head_dim / 2), fp32."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
@@ -45,10 +57,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
-        """(B, T, d_model) → (B, T, d_model)."""
+    def forward(self, x: Tensor, rotary: Tensor, queries: Tensor | None = None) -> Tensor:
+        """(B, T, d_model) → (B, T, d_model). Queries are made from `queries`, of the same shape, if that is given."""
         batch, seq_len, d_model = x.shape
-        parts = self.qkv(x).split(d_model, dim=-1)
+        if queries is None:
+            parts = self.qkv(x).split(d_model, dim=-1)
+        else:
+            weight = self.qkv.weight
+            parts = (F.linear(queries, weight[:d_model]), *F.linear(x, weight[d_model:]).chunk(2, dim=-1))
         q, k, v = (part.view(batch, seq_len, self.n_heads, -1).transpose(1, 2) for part in parts)  # (B, H, T, D)
         y = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, is_causal=True)  # (B, H, T, D)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
@@ -70,9 +86,38 @@ class SwiGLU(nn.Module):
         return out
 
 
+class Gate(nn.Module):
+    """One learned number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class DiagonalInjection(nn.Module):
+    """Parcae's A, Δ and B: the state decays by e^(−ΔA), the input is Δ ⊙ B e. Δ and A are one number a channel."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.log_rate = nn.Parameter(torch.zeros(d_model))  # ln A
+        self.step = nn.Parameter(torch.zeros(d_model))  # softplus of it is Δ
+        self.weight = nn.Parameter(torch.eye(d_model))  # B
+
+    def decay(self) -> Tensor:
+        """e^(−ΔA), (d_model,)."""
+        return (-F.softplus(self.step) * self.log_rate.exp()).exp()
+
+    def input(self, embedded: Tensor) -> Tensor:
+        """Δ ⊙ B e, (B, T, d_model)."""
+        return F.softplus(self.step) * F.linear(embedded, self.weight)
+
+
 PARTS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "norm": lambda config: RMSNorm(config.d_model, config.norm_eps),
+    "norm_without_gain": lambda config: RMSNormWithoutGain(config.norm_eps),
     "attention": Attention,
     "swiglu": SwiGLU,
+    "gate": lambda config: Gate(),
+    "diagonal_injection": lambda config: DiagonalInjection(config.d_model),
 }
 """What the parts of a kind of block or loop are made by; `model.blocks.part_params` counts their parameters."""

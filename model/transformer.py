@@ -10,7 +10,8 @@ Notable:
 - `open_stack`, `look_up` and `loss_of` can be replaced from outside by faster ones (`model.cpu.enable`).
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -21,32 +22,35 @@ from torch.utils.checkpoint import checkpoint
 from model.blocks import BLOCKS
 from model.config import ModelConfig
 from model.layers import PARTS, RMSNorm, rotary_table
-from model.loop import LOOPS, ApplyBlocks, Observer, apply_blocks, run_loop
+from model.loop import LOOPS, ApplyBlocks, Context, Observer, apply_blocks, loop_states
 from model.loss import head_cross_entropy, head_token_losses
 
 
 class _Parts(nn.Module):
-    """The parts of a kind as modules by name, and ε."""
+    """The parts of a kind as modules by name, and its numbers as scalar tensors, ε among them."""
 
-    def __init__(self, parts: dict[str, str], config: ModelConfig) -> None:
+    def __init__(self, parts: dict[str, str], config: ModelConfig, scalars: dict[str, float]) -> None:
         super().__init__()
-        # A tensor, so that one compiled block serves every loop count and rule.
+        # Tensors, so that one compiled block serves every loop count and rule.
         self.residual_scale: Tensor
-        self.register_buffer("residual_scale", torch.tensor(config.residual_scale), persistent=False)
+        for name, value in {"residual_scale": config.residual_scale, **scalars}.items():
+            self.register_buffer(name, torch.tensor(value), persistent=False)
         for name, part in parts.items():
             self.add_module(name, PARTS[part](config))
 
 
 class Block(_Parts):
-    """One block of the kind `config.block`."""
+    """One block of the kind `config.block`, as the kind `config.loop` uses it."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(BLOCKS[config.block].parts, config)
-        self.kind = BLOCKS[config.block]
+        kind, loop_kind = BLOCKS[config.block], LOOPS[config.loop]
+        scalars = kind.scalars(config.n_layers * config.n_loops)
+        super().__init__({**kind.parts, **loop_kind.block_parts}, config, scalars)
+        self.kind, self.loop_kind = kind, loop_kind
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """The residual stream (B, T, d_model) one block later; `context` begins with the rotary table."""
-        return self.kind.forward(self, x, *context)
+        return self.loop_kind.enter(self.kind, self, x, *context)
 
 
 def open_in_turn(blocks: nn.ModuleList) -> ApplyBlocks:
@@ -90,7 +94,7 @@ class LoopedTransformer(nn.Module):
             raise ValueError(f"n_layers={config.n_layers} is not a multiple of segment_layers={segment_layers}")
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.loop = _Parts(LOOPS[config.loop].parts, config)
+        self.loop = _Parts(LOOPS[config.loop].parts, config, {})
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
         self.rotary: Tensor
         table = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
@@ -104,13 +108,22 @@ class LoopedTransformer(nn.Module):
         """Segments that the residual stream passes, in all loop steps."""
         return self.config.n_loops * len(self._segments())
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, *, observe: Observer | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        n_loops: int | None = None,
+        observe: Observer | None = None,
+    ) -> Tensor:
         """Logits of the next token, or the mean loss in nats when `targets` are given.
 
         Args:
             tokens: (B, T) token ids, T at most `max_seq_len`.
             targets: (B, T) the token that follows each position.
-            observe: is shown the residual stream after every segment, before the final norm.
+            n_loops: loop steps, if not the N that the model is made for. ε stays as it is.
+            observe: is shown the residual stream after every segment, before what the loop or the final norm makes
+                of it.
 
         Returns:
             (B, T, vocab_size) logits, or a scalar loss that never materialises them all.
@@ -119,30 +132,50 @@ class LoopedTransformer(nn.Module):
             ValueError: if the sequence is longer than the rotary table.
         """
         embedded, head = self.look_up(self.embedding.weight, tokens)
-        h = self.stream(embedded, observe)  # (B, T, D)
+        [h] = deque(self.states(embedded, n_loops, observe), maxlen=1)  # (B, T, D)
         if targets is None:
             return F.linear(self.final_norm(h), head)
         return self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten())
 
-    def stream(self, embedded: Tensor, observe: Observer | None = None) -> Tensor:
-        """The residual stream h_N (B, T, d_model) after the last loop step, from the embedded tokens."""
+    @torch.no_grad()
+    def losses_by_loops(self, tokens: Tensor, targets: Tensor, loops: Sequence[int]) -> Tensor:
+        """Mean loss in nats for each loop count, (len(loops),), from one forward pass of the largest.
+
+        At the model's own N it is the number that `forward` returns. Arguments as of `forward`.
+        """
+        embedded, head = self.look_up(self.embedding.weight, tokens)
+        losses = {
+            n: self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten())
+            for n, h in enumerate(self.states(embedded, max(loops)), 1)
+            if n in loops
+        }
+        return torch.stack([losses[n] for n in loops])
+
+    def states(self, embedded: Tensor, n_loops: int | None = None, observe: Observer | None = None) -> Iterator[Tensor]:
+        """The state (B, T, d_model) that each loop step leaves, from the embedded tokens; the final norm reads it."""
         config, seq_len = self.config, embedded.shape[1]
         if seq_len > config.max_seq_len:
             raise ValueError(f"sequence of {seq_len} tokens exceeds max_seq_len={config.max_seq_len}")
         rotary, apply = self.rotary[:, :seq_len], self.open_stack(self.blocks)
         recompute = self.recompute and torch.is_grad_enabled()
 
-        def segment(layers: range, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        def segment(layers: range, x: Tensor, context: Context) -> Tensor:
             context = (rotary, *context)
             if recompute:
                 return checkpoint(apply, layers, x, context, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
             return apply(layers, x, context)
 
-        return run_loop(LOOPS[config.loop], self.loop, config.n_loops, embedded, self._segments(), segment, observe)
+        steps = n_loops or config.n_loops
+        return loop_states(LOOPS[config.loop], self.loop, steps, embedded, self._segments(), segment, observe)
 
-    def token_losses(self, h: Tensor, targets: Tensor) -> Tensor:
-        """Loss of every token, had the stack ended with the residual stream `h` (B, T, D): (B · T,) nats."""
-        return head_token_losses(self.final_norm(h).flatten(0, 1), self.embedding.weight, targets.flatten())
+    def token_losses(self, h: Tensor, embedded: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every token, had the loop ended with the residual stream `h` (B, T, D): (B · T,) nats.
+
+        `embedded` (B, T, D) is the stream after the embedding.
+        """
+        kind = LOOPS[self.config.loop]
+        state = kind.end(self.loop, h, kind.source(self.loop, embedded))
+        return head_token_losses(self.final_norm(state).flatten(0, 1), self.embedding.weight, targets.flatten())
 
     def _segments(self) -> list[range]:
         """The layers of one loop step, in segments."""

@@ -116,6 +116,7 @@ def _table(tree: Config, model: ModelConfig, depth_multiplier: float) -> tuple[P
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
         depth_multiplier=depth_multiplier,
+        applications=model.n_layers * model.n_loops,
         block=model.block,
         loop=model.loop,
     )

@@ -5,8 +5,9 @@ from model import BLOCKS, LOOPS, ModelConfig
 
 def training_flops(shape: ModelConfig, tokens: int) -> float:
     """6 · (P_block · L · N + P_head) · tokens: forward and backward of the matrices, attention left out."""
-    of_step = BLOCKS[shape.block].flops_per_token(shape) * shape.n_layers + LOOPS[shape.loop].flops_per_token(shape)
-    return (of_step * shape.n_loops + 6.0 * shape.vocab_size * shape.d_model) * tokens
+    blocks = BLOCKS[shape.block].flops_per_token(shape) * shape.n_layers * shape.n_loops
+    between = LOOPS[shape.loop].flops_per_token(shape, shape.n_loops)
+    return (blocks + between + 6.0 * shape.vocab_size * shape.d_model) * tokens
 
 
 def attention_flops(shape: ModelConfig, tokens: int, seq_len: int) -> float:

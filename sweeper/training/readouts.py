@@ -56,7 +56,7 @@ class StreamReadouts:
         states = [h[: len(targets)] for h in self._states]
         self._states.clear()
         stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (tokens, S + 1, D)
-        losses = torch.stack([self._model.token_losses(h, targets) for h in states], dim=-1)
+        losses = torch.stack([self._model.token_losses(h, states[0], targets) for h in states], dim=-1)
         increments = torch.nn.functional.normalize(stream.diff(dim=1), dim=-1)
         self._moments["residual_norm"].add(stream.norm(dim=-1))
         self._moments["loop_loss"].add(losses)

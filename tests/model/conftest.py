@@ -26,8 +26,9 @@ def make_model() -> ModelFactory:
         shape = {"vocab_size": 61, "d_model": 24, "n_heads": 3, "mlp_dim": 40, "n_layers": 2, "n_loops": 2}
         config = ModelConfig(**{**shape, "max_seq_len": 16, **fields})
         model = LoopedTransformer(config, recompute=recompute)
-        table = parameter_table(base_lr=1e-3, init_std=init_std, eps=1e-8, weight_decay=0.1, depth_multiplier=1)
-        initialize_(model, table, seed)
+        base = {"base_lr": 1e-3, "init_std": init_std, "eps": 1e-8, "weight_decay": 0.1, "depth_multiplier": 1}
+        kinds = {"block": config.block, "loop": config.loop}
+        initialize_(model, parameter_table(**base, applications=config.n_layers * config.n_loops, **kinds), seed)
         return model
 
     return make

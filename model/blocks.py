@@ -25,6 +25,10 @@ class Shape(Protocol):
     def mlp_dim(self) -> int:
         """Hidden width of the SwiGLU."""
 
+    @property
+    def n_layers(self) -> int:
+        """Unique blocks L."""
+
 
 def part_params(part: str, shape: Shape) -> int:
     """Parameters of one part of `model.layers.PARTS`."""
@@ -141,10 +145,6 @@ class DeepNorm(PostNorm):
             base.matrix("block_matrix", r"blocks\.\d+\.(attention\.out|mlp\.\w+)\.weight", gain=beta),
         )
 
-    def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """As `PreNorm`, and the streams before the skips are scaled."""
-        return super().activation_bytes(shape, precision) + 2 * 4 * shape.d_model
-
 
 class DeepLoop(DeepNorm):
     """`DeepNorm` with α = (2 L N)^½ and β = (8 L N)^(−½), made for weights that are visited N times (2607.13491)."""
@@ -200,8 +200,8 @@ class ReZero(PreNorm):
         )
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """As `PreNorm`, with the branches in place of what the norms keep."""
-        return super().activation_bytes(shape, precision)
+        """As `PreNorm` without what norms keep and leave, but with both branches, for the gate's gradient."""
+        return super().activation_bytes(shape, precision) - (11 if precision == "bf16" else 8) * shape.d_model
 
 
 BLOCKS: dict[str, PreNorm] = {

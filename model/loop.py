@@ -149,18 +149,31 @@ class FLT(LT):
         return kind.forward(block, x, rotary, *context)
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """The streams before two norms in fp32, and what the queries are made from."""
-        return (2 * 4 + (2 if precision == "bf16" else 4)) * shape.d_model
+        """The streams before two norms, in fp32.
+
+        Attention makes queries apart from keys and values, and does not keep them from before their rotation. Under
+        autocast a copy of their input makes up for most of that.
+        """
+        saved = 1 if precision == "bf16" else 4 * len(self.injected(range(shape.n_layers)))
+        return (2 * 4 - saved) * shape.d_model
+
+    def injected(self, layers: range) -> range:
+        """Those of some layers that take their queries from the state."""
+        return layers
+
+    def route(self, layers: range, context: Context) -> Iterable[tuple[range, Context]]:
+        """See `Plain.route`."""
+        injected = self.injected(layers)
+        parts = ((injected, context), (layers[len(injected) :], ()))
+        return [(part, given) for part, given in parts if part]
 
 
 class LTia(FLT):
     """`FLT` of which only block 0 takes its queries from the state."""
 
-    def route(self, layers: range, context: Context) -> Iterable[tuple[range, Context]]:
-        """See `Plain.route`."""
-        if layers.start > 0 or not context:
-            return ((layers, ()),)
-        return [(part, given) for part, given in ((layers[:1], context), (layers[1:], ())) if part]
+    def injected(self, layers: range) -> range:
+        """See `FLT.injected`."""
+        return layers[: int(layers.start == 0)]
 
 
 class FLTres(LT):
@@ -181,6 +194,10 @@ class FLTres(LT):
         for state in context:
             x = block.state_norm(x.addcmul(state, block.residual_scale))
         return kind.forward(block, x, rotary)
+
+    def activation_bytes(self, shape: Shape, precision: str) -> int:
+        """The streams before the norm of each block and of the state, in fp32."""
+        return 4 * (1 + shape.n_layers) * shape.d_model
 
 
 class Parcae(Plain):

@@ -37,6 +37,10 @@ submit = $(BIN)/loopsweep submit --then "$(BIN)/python $(2)" +sweep=$(1) preset=
 sweep-lr-transfer: $(READY)  ## Train Figure 5's grid (what is not finished yet) and draw it
 	$(call submit,lr_transfer,analysis/plot_fig5.py)
 
+.PHONY: sweep-architectures
+sweep-architectures: $(READY)  ## Train the grid of architectures (what is not finished yet) and draw its figures
+	$(call submit,architectures,-m analysis.figures --only architectures)
+
 .PHONY: figures-init
 figures-init: $(READY)  ## Probe models at initialisation, draw the toy model, and Figures 2, 3, 4 and 9
 	@left=0; sweeps=$$($(BIN)/python -m analysis.figures --only init --experiments) || exit $$?; \

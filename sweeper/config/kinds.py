@@ -13,6 +13,7 @@ from omegaconf import MISSING
 from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
 from sweeper.config.rules import Count, Counts, Line, Name, Positive, Seed, Seeds, at_least, at_most, one_of
 from sweeper.config.schema import (
+    ArchitecturesSection,
     BatchSection,
     DataSection,
     ExecutionSection,
@@ -89,6 +90,7 @@ class Config:
     seed: Seed = MISSING
     precision: Annotated[str, one_of(PRECISIONS)] = MISSING
     diverged_above: Positive = MISSING
+    architectures: ArchitecturesSection = field(default_factory=ArchitecturesSection)
     grid: GridSection = field(default_factory=GridSection)
     scaling: ScalingSection = field(default_factory=ScalingSection)
     model: ModelSection = field(default_factory=ModelSection)

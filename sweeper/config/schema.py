@@ -138,6 +138,16 @@ class GridSection:
 
 
 @dataclass
+class ArchitecturesSection:
+    """Depth and axes of the sweep `architectures`. `kin_loops` are the N of what neither paper is about."""
+
+    n_layers: Count = MISSING
+    n_loops: Counts = MISSING
+    kin_loops: Counts = MISSING
+    base_lr: Rates = MISSING
+
+
+@dataclass
 class ValidationSection:
     """A fixed set of `tokens`, scored every `every` steps and at the end."""
 

@@ -34,7 +34,7 @@ def test_a_panel_is_found_by_its_short_name_which_is_also_its_name_in_records(fi
 
 
 def test_panels_are_there_and_each_has_a_folder_and_a_name_of_its_own() -> None:
-    assert len(PANELS) == 18
+    assert len(PANELS) == 22
     assert short_names(CONFIG_DIR / "panel") == {file.stem: f"{file.parent.name}/{file.stem}" for file in PANELS}
 
 

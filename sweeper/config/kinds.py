@@ -33,7 +33,7 @@ from sweeper.run.spec import KINDS, PRECISIONS, ProbeConfig, RunConfig, TheoryCo
 READS: dict[str, tuple[str, ...]] = {
     RunConfig.KIND: (
         *("model", "scaling", "optimizer", "schedule", "batch", "data", "validation.tokens"),
-        *("precision", "diverged_above"),
+        *("precision", "diverged_above", "diagnostics"),
     ),
     ProbeConfig.KIND: ("model", "scaling", "optimizer", "schedule", "batch", "probe.increment_layers"),
     TheoryConfig.KIND: ("scaling", "theory"),
@@ -91,6 +91,7 @@ class Config:
     precision: Annotated[str, one_of(PRECISIONS)] = MISSING
     diverged_above: Positive = MISSING
     architectures: ArchitecturesSection = field(default_factory=ArchitecturesSection)
+    diagnostics: bool = MISSING
     grid: GridSection = field(default_factory=GridSection)
     scaling: ScalingSection = field(default_factory=ScalingSection)
     model: ModelSection = field(default_factory=ModelSection)
@@ -147,6 +148,7 @@ def training(tree: Config, manifest_hash: str) -> RunConfig:
         data=manifest_hash,
         seed=tree.seed,
         precision=tree.precision,
+        diagnostics=tree.diagnostics,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from sweeper.files import read_json, write_json
+from sweeper.records.metrics import STREAM_NORM, WHOLE_STEPS
 from sweeper.records.run_dir import RunDir, readout_rows
 from sweeper.records.sweep_manifest import Sweep
 
@@ -83,7 +84,10 @@ def curves_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
 
 
 def curves(lines_by_run: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """Metrics of runs, thinned to `CURVE_POINTS` a run and every validation; NaN where a line lacks a metric."""
+    """Metrics of runs, thinned to `CURVE_POINTS` a run and every validation; NaN where a line lacks a metric.
+
+    A training with diagnostics keeps all lines of its first `WHOLE_STEPS` steps beside those points.
+    """
     lines = [{"run_id": run_id, **line} for run_id, of_run in lines_by_run.items() for line in _thinned(of_run)]
     table = pd.DataFrame(lines, columns=None if lines else ["run_id", "step"])
     # The last line and the validation of one step are two lines of the file, and one row here.
@@ -93,7 +97,7 @@ def curves(lines_by_run: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
 
 
 def readouts_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
-    """The read-outs of runs as one long table; i and j count from 0."""
+    """The read-outs of runs as one long table, see `sweeper.records.run_dir.readout_rows`."""
     return readouts_frame(
         (run_id, name, *row)
         for run_id in run_ids
@@ -138,11 +142,13 @@ def _versions(names: Iterable[str | None]) -> str:
 
 
 def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    stride = -(-len(lines) // CURVE_POINTS)
+    whole = WHOLE_STEPS if any(f"{STREAM_NORM}1" in line for line in lines) else -1
+    first = sum(line["step"] <= whole for line in lines)
+    stride = -(-(len(lines) - first) // CURVE_POINTS)
     return [
         line
         for number, line in enumerate(lines, start=1)
-        if "val_loss" in line or number == len(lines) or (number - 1) % stride == 0
+        if number <= first or "val_loss" in line or number == len(lines) or (number - first - 1) % stride == 0
     ]
 
 

@@ -5,6 +5,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+WHOLE_STEPS = 2_000  # first steps of a training with `RunConfig.diagnostics`: each has a line, also after an export
+STREAM_NORM, STREAM_GRADIENT = "stream_norm_", "stream_grad_"  # and the number of the loop step, 1 … N
+
 
 class MetricsFile:
     """A run's metrics, open for appending; a context manager."""

@@ -29,7 +29,7 @@ from sweeper.run.execution import Execution
 from sweeper.run.identity import digest
 from sweeper.run.spec import run_from_dict
 
-TAIL_BYTES = 2000  # of metrics.jsonl, read to see where a run stands
+TAIL_BYTES = 2**15  # of metrics.jsonl, read to see where a run stands; a line has two numbers a loop step
 RESUME = "submit the sweep again, which resumes from the run's checkpoint"
 SUBMIT_AGAIN = "submit the sweep again, which writes it anew and keeps the run's checkpoint"
 
@@ -138,7 +138,7 @@ class RunDir:
         write_json(self.path / "readouts.json", readouts)
 
     def readouts(self) -> dict[str, Any]:
-        """readouts.json: mean and std of each read-out of a finished run; empty if there is none."""
+        """readouts.json: each read-out of a finished run, as `readout_rows` takes it; empty if there is none."""
         return read_json(self.path / "readouts.json") or {}
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -239,10 +239,16 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def readout_rows(mean: list[Any], std: list[Any]) -> list[tuple[int, int, float, float]]:
-    """A read-out as rows (i, j, mean, std), counted from 0; j = -1 for a vector."""
-    rows: list[tuple[int, int, float, float]] = []
-    for i, (means, stds) in enumerate(zip(mean, std, strict=True)):
+ReadoutRow = tuple[int, int, float | None, float | None]
+
+
+def readout_rows(mean: list[Any], std: list[Any], counts: list[int] | None = None) -> list[ReadoutRow]:
+    """A read-out as rows (i, j, mean, std). j = -1 for a vector, None stands for a number that is not there.
+
+    i and j count from 0; a vector may have the values of i as `counts`.
+    """
+    rows: list[ReadoutRow] = []
+    for i, means, stds in zip(counts or range(len(mean)), mean, std, strict=True):
         if isinstance(means, list):
             rows += [(i, j, *pair) for j, pair in enumerate(zip(means, stds, strict=True))]
         else:

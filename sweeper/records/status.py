@@ -39,6 +39,7 @@ class RunStatus:
         state: see `State`.
         step: optimizer steps logged so far.
         val_loss: final validation loss, nats per token; nan while there is none.
+        unigram_entropy: of the validation set, nats per token; nan where it was not recorded.
         reason: why it failed or diverged, one line.
         step_seconds: wall time spent in optimizer steps, finished runs only.
         loss: last training loss logged, nats per token.
@@ -50,6 +51,7 @@ class RunStatus:
     state: State
     step: int = 0
     val_loss: float = math.nan
+    unigram_entropy: float = math.nan
     reason: str = ""
     step_seconds: float = math.nan
     loss: float = math.nan
@@ -85,6 +87,7 @@ def finished_status(result: Mapping[str, Any]) -> RunStatus:
         state=State(result["state"]),
         step=result["step"],
         val_loss=math.nan if loss is None else loss,
+        unigram_entropy=result.get("unigram_entropy", math.nan),
         reason=result["reason"],
         step_seconds=result["seconds"]["step"],
     )
@@ -103,6 +106,7 @@ def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str
                 **row,
                 "state": str(status.state),
                 "val_loss": status.val_loss,
+                "unigram_entropy": status.unigram_entropy,
                 "step": status.step,
                 "reason": status.reason,
             }
@@ -119,7 +123,7 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
 
     Returns:
         Columns sweep, experiment, preset, the base axes, run_id, steps, the extra axes (`Sweep.columns`), state,
-        val_loss, step, reason.
+        val_loss, unigram_entropy, step, reason.
     """
     import pandas as pd
 

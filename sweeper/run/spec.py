@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from model import ModelConfig, ParameterRow
+from model.neutral import neutral
 from sweeper.run.base import ModelRun, Run
 from sweeper.run.identity import format_rate
 from sweeper.run.memory import needs_recompute, training_bytes
@@ -29,6 +30,8 @@ class RunConfig(ModelRun):
         data: hash of the data manifest.
         seed: of initialisation and data order.
         precision: "fp32" or "bf16" (autocast, fp32 master weights).
+        diagnostics: also record every one of the first steps, norms along the loop, and losses at other loop counts
+            (`sweeper.training.diagnostics`). They are part of the result, so they make another run.
     """
 
     KIND: ClassVar[str] = "training"
@@ -45,6 +48,7 @@ class RunConfig(ModelRun):
     data: str
     seed: int
     precision: str
+    diagnostics: bool = neutral(False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

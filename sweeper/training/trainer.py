@@ -5,7 +5,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from model.transformer import LoopedTransformer
 from sweeper.data import Prefetch, TokenData, open_data
 from sweeper.errors import UserError
 from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
-from sweeper.records.metrics import MetricsFile
+from sweeper.records.metrics import WHOLE_STEPS, MetricsFile
 from sweeper.records.run_dir import RunDir
 from sweeper.run.base import ModelRun
 from sweeper.run.execution import Execution
@@ -29,6 +29,7 @@ from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import RunConfig
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
+from sweeper.training.diagnostics import StepLines, StreamNorms, loops_at_test_time, unigram_entropy
 from sweeper.training.distributed import ALONE, Ranks
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
 
@@ -158,6 +159,7 @@ class Trainer:
         self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
         self.model, self.optimizer = initialized(config, execution, self.device, compile_head=True)
         self._parameters = list(self.model.parameters())
+        self._lines = StepLines()
         self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0
         self.val_loss = math.nan
@@ -185,20 +187,46 @@ class Trainer:
         Args:
             readouts: take in the first `READOUT_TOKENS` on the way.
         """
-        rows, part = self._validation_rows(), self.execution.micro_batch
-        starts = range(0, len(rows), part)
-        losses = torch.zeros(len(starts), dtype=torch.float64, device=self.device)
         n_read = max(1, READOUT_TOKENS // self.config.seq_len) if readouts is not None else 0  # sequences
-        for i in range(self.ranks.rank, len(starts), self.ranks.size):
-            some = rows[starts[i] : starts[i] + part].to(self.device)
-            observe = readouts.observe if readouts is not None and starts[i] < n_read else None
+
+        def loss_of(first: int, some: Tensor) -> Tensor:
+            observe = readouts.observe if readouts is not None and first < n_read else None
             with self._timed("validation"), torch.no_grad():
-                losses[i] = self._loss(some, observe)
+                loss = self._loss(some, observe)
             if readouts is not None and observe is not None:
                 with self._timed("readouts"), self._autocast():
-                    readouts.update(some[: n_read - starts[i], 1:])
-        self.ranks.sum_([losses, *(readouts.sums() if readouts is not None else ())])
-        return float(losses.mean())
+                    readouts.update(some[: n_read - first, 1:])
+            return loss
+
+        [loss] = self._mean_over_validation(1, loss_of)
+        if readouts is not None:
+            self.ranks.sum_(readouts.sums())
+        return loss
+
+    def test_losses(self) -> dict[str, list[Any]]:
+        """The validation loss at several loop counts, as a read-out in which i is the loop count.
+
+        At the model's own N it is the number that `validate` returns.
+        """
+        loops = loops_at_test_time(self.config.model.n_loops)
+
+        def losses_of(_: int, some: Tensor) -> Tensor:
+            with self._timed("readouts"), self._autocast():
+                return self.model.losses_by_loops(some[:, :-1], some[:, 1:], loops)
+
+        losses = self._mean_over_validation(len(loops), losses_of)
+        finite = [loss if math.isfinite(loss) else None for loss in losses]
+        return {"counts": loops, "mean": finite, "std": [None] * len(loops)}
+
+    def _mean_over_validation(self, width: int, losses_of: Callable[[int, Tensor], Tensor]) -> list[float]:
+        """Means of `width` losses over the fixed validation set; `losses_of` gets a row's number, and rows from it."""
+        rows, part = self._validation_rows(), self.execution.micro_batch
+        starts = range(0, len(rows), part)
+        losses = torch.zeros(width, len(starts), dtype=torch.float64, device=self.device)
+        for i in range(self.ranks.rank, len(starts), self.ranks.size):
+            losses[:, i] = losses_of(starts[i], rows[starts[i] : starts[i] + part].to(self.device))
+        self.ranks.sum_([losses])
+        return [float(of.clone().mean()) for of in losses]  # each as if it were alone: a GPU sums by alignment
 
     def _validation_rows(self) -> Tensor:
         rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
@@ -213,59 +241,73 @@ class Trainer:
         execution, steps = self.execution, self.config.schedule.steps
         reported, start_step, start_seconds = 0.0, self.step, self.seconds["step"]
         while self.step < steps:
-            if self.ranks.any(stop.is_set()):
-                self._checkpoint()
-                return None
+            stopping = self.ranks.any(stop.is_set())
             with self._timed("step"):
-                line = self.train_step()
-            if line is not None:
+                lines = self._lines.take() if stopping else self.train_step()
+            for line in lines:
                 metrics.write(line)
                 if not math.isfinite(line["loss"]):
-                    return self._outcome("diverged", f"loss is {line['loss']} at step {self.step}")
+                    return self._outcome("diverged", f"loss is {line['loss']} at step {line['step']}")
+            if stopping:
+                self._checkpoint()
+                return None
             last = self.step == steps
             if last or self.step % execution.validate_every == 0:
                 readouts = StreamReadouts(self.model) if last else None
                 self.val_loss = self.validate(readouts)
                 metrics.write({"step": self.step, "val_loss": self.val_loss})
-                if readouts is not None and self.ranks.is_main:
-                    self.rundir.write_readouts(readouts.to_dict())
+                if readouts is not None:
+                    self._write_readouts(readouts)
             if last or self.step % execution.checkpoint_every == 0:
                 self._checkpoint()
-            if line is not None and time.monotonic() - reported > REPORT_SECONDS:
+            if lines and time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 rate = (self.step - start_step) / (self.seconds["step"] - start_seconds)
                 left = (steps - self.step) / rate
-                report(Progress(self.step, steps, line["loss"], rate * self.config.batch_tokens, left))
+                report(Progress(self.step, steps, lines[-1]["loss"], rate * self.config.batch_tokens, left))
         if not self.val_loss <= self.config.diverged_above:  # also true of nan
             reason = f"final val_loss {self.val_loss:.4f} is not at most {self.config.diverged_above:g}"
             return self._outcome("diverged", reason)
         return self._outcome("done", "")
 
-    def train_step(self) -> dict[str, float] | None:
-        """One optimizer step; its line of metrics where one is due.
+    def _write_readouts(self, readouts: StreamReadouts) -> None:
+        found = readouts.to_dict()
+        if self.config.diagnostics:
+            found["test_loss"] = self.test_losses()
+        if self.ranks.is_main:
+            self.rundir.write_readouts(found)
 
-        Where every loss is read, a run stops at the step where it leaves the numbers; elsewhere when a line is due.
+    def train_step(self) -> list[dict[str, float]]:
+        """One optimizer step.
+
+        Returns:
+            The lines of metrics to write now. They are read from the device at every `log_every`th step and before
+            validations and checkpoints. Where every loss is read, so is one that is not finite.
         """
-        config = self.config
+        config, execution, step = self.config, self.execution, self.step + 1
+        due = step % execution.log_every == 0 or step == config.schedule.steps
+        stream = StreamNorms(config.model.n_loops, self.device) if due and config.diagnostics else None
         rows = self._batches(self.step)
         loss = torch.zeros((), device=self.device)
-        for part in torch.split(rows, self.execution.micro_batch):
-            part_loss = self._loss(part) * (len(part) / config.batch_sequences)
+        for part in torch.split(rows, execution.micro_batch):
+            part_loss = self._loss(part, stream.observe if stream else None) * (len(part) / config.batch_sequences)
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-        self.ranks.sum_([loss, *(p.grad for p in self._parameters if p.grad is not None)])
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        self.ranks.sum_([loss, *gradients, *(stream.sums() if stream else ())])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.grad_clip or math.inf)
         factor = config.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
-        due = self.step % self.execution.log_every == 0 or self.step == config.schedule.steps
-        if due or (self.reads_every_loss and not math.isfinite(loss.item())):
-            rate = config.table[0].lr * factor
-            return {"step": self.step, "loss": loss.item(), "grad_norm": norm.item(), "base_lr": rate}
-        return None
+        self.step = step
+        due = due or (self.reads_every_loss and not math.isfinite(loss.item()))
+        if due or (config.diagnostics and step <= WHOLE_STEPS):
+            rate, of_stream = config.table[0].lr * factor, stream.line(config.batch_tokens) if stream else {}
+            self._lines.add({"step": step, "loss": loss, "grad_norm": norm, "base_lr": rate, **of_stream})
+        due = due or step % execution.validate_every == 0 or step % execution.checkpoint_every == 0
+        return self._lines.take() if due else []
 
     def _loss(self, rows: Tensor, observe: Observer | None = None) -> Tensor:
         """Mean loss of rows (B, T + 1); `observe` as for `LoopedTransformer`."""
@@ -323,11 +365,14 @@ class Trainer:
             save_checkpoint(self.rundir.checkpoints, self.step, state)
 
     def _outcome(self, state: str, reason: str) -> dict[str, Any]:
-        return {
+        found = {
             **outcome(state, reason, self.step, self.config.schedule.steps, self.seconds),
             "val_loss": self.val_loss if math.isfinite(self.val_loss) else None,
             "tokens": self.step * self.config.batch_tokens,
         }
+        if self.config.diagnostics:
+            found["unigram_entropy"] = unigram_entropy(self._validation_rows()[:, 1:].numpy())
+        return found
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

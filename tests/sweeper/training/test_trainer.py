@@ -25,32 +25,7 @@ from sweeper.run.stop import StopFlag
 from sweeper.training.readouts import StreamReadouts, stream_readouts
 from sweeper.training.trainer import Trainer
 
-
-class StopAfter(StopFlag):
-    """Set after `steps` checks. The training loop checks it before every step."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
-class DiesAt:
-    """Data that raises where step `step` begins, as if the process had been killed there."""
-
-    def __init__(self, data, step: int) -> None:
-        self._data, self._step, self.manifest = data, step, data.manifest
-
-    def sequences(self, first: int, count: int, seq_len: int, seed: int):
-        if first >= self._step * count:
-            raise KeyboardInterrupt
-        return self._data.sequences(first, count, seq_len, seed)
-
-    def validation(self, *args: int):
-        return self._data.validation(*args)
+from .interruptions import DiesAt, StopAfter
 
 
 def at_rate(config, rate: float):
@@ -276,7 +251,7 @@ def test_a_step_without_a_due_line_reads_no_value_where_reading_waits(
     assert trainer.reads_every_loss  # on a CPU, where it is free
     trainer.reads_every_loss = reads_every_loss
     with HostReads() as reads:
-        assert trainer.train_step() is None
+        assert trainer.train_step() == []
     assert (reads.count > 0) == reads_every_loss  # the first shows that the probe would see one
 
 
@@ -285,7 +260,7 @@ def first_losses(runs, run_config, execution, run_data) -> dict[str, float]:
     """Loss of the first step by precision."""
     configs = {name: replace(run_config, precision=name) for name in ("fp32", "bf16")}
     trainers = {name: Trainer(RunDir(runs.root), config, execution, run_data) for name, config in configs.items()}
-    return {name: trainer.train_step()["loss"] for name, trainer in trainers.items()}
+    return {name: trainer.train_step()[-1]["loss"] for name, trainer in trainers.items()}
 
 
 def test_bf16_rounds_the_loss_and_no_more(first_losses) -> None:

@@ -1,10 +1,12 @@
 """The layers that blocks are made of: RMSNorm, rotary positions, causal attention, SwiGLU."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from model.config import ModelConfig
 
@@ -22,6 +24,23 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+class _Normed(torch.autograd.Function):
+    """x / rms(x). torch derives its backward pass from single operations, which takes twice as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        y, inverse_rms = torch.ops.aten._fused_rms_norm(x, x.shape[-1:], None, eps)
+        ctx.save_for_backward(y, inverse_rms)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        y, inverse_rms = ctx.saved_tensors
+        along = (grad * y).mean(-1, keepdim=True)
+        return grad.addcmul(y, along, value=-1).mul_(inverse_rms), None
+
+
 class RMSNormWithoutGain(nn.Module):
     """x / rms(x) over the last dimension."""
 
@@ -31,7 +50,7 @@ class RMSNormWithoutGain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
-        return F.rms_norm(x, x.shape[-1:], eps=self.eps)
+        return _Normed.apply(x, self.eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def rotary_table(seq_len: int, head_dim: int, theta: float) -> Tensor:

@@ -52,7 +52,7 @@ class CpuRewrites(TorchFunctionMode):
     - SiLU by its sigmoid, so that the backward pass takes one exponential and not two;
     - causal self-attention by its scores, where a mask is given; elsewhere the flash kernel gets a copy of the values,
       because it reads them faster so and because they would keep queries and keys, rotated since, in memory;
-    - linear maps by `product`, where transposed weights are given.
+    - linear maps by `product`, where transposed weights are given; also by some rows of such a weight.
 
     A rewrite applies to the exact call that it knows. Any other call, such as attention that is not causal or has a
     mask of its own, is torch's.
@@ -64,7 +64,8 @@ class CpuRewrites(TorchFunctionMode):
 
     def __init__(self, mask: Tensor | None, transposed: Mapping[int, Tensor]) -> None:
         super().__init__()
-        self.mask, self.transposed = mask, transposed
+        self.mask, self.transposed = mask, dict(transposed)
+        self._parts: list[Tensor] = []  # alive, so that no other tensor gets their `id`
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch in place of every function of it."""
@@ -79,6 +80,10 @@ class CpuRewrites(TorchFunctionMode):
         if func is F.linear and not kwargs and args[2:] in ((), (None,)) and id(args[1]) in self.transposed:
             x, weight = args[:2]
             return product(x.flatten(0, -2), weight, self.transposed[id(weight)]).unflatten(0, x.shape[:-1])
+        if func is Tensor.__getitem__ and isinstance(args[1], slice) and id(args[0]) in self.transposed:
+            self._parts.append(part := func(*args))
+            self.transposed[id(part)] = self.transposed[id(args[0])][:, args[1]]
+            return part
         return func(*args, **kwargs)
 
     @staticmethod

@@ -30,9 +30,9 @@ def context_key(cells: pd.DataFrame) -> list[str]:
     return [*varying, *(name for name in extra_axes(cells) if name not in varying)]
 
 
-def is_varied(cells: pd.DataFrame) -> bool:
-    """Whether the stored cells of a sweep have an extra axis, or an architecture that is not plain."""
-    return any(not set(cells[name].dropna()) <= {PLAIN} for name in extra_axes(cells))
+def varied_axes(cells: pd.DataFrame) -> list[str]:
+    """The extra axes of the stored cells of a sweep, and `architecture` if one is not plain."""
+    return [name for name in extra_axes(cells) if not set(cells[name].dropna()) <= {PLAIN}]
 
 
 def context_columns(points: pd.DataFrame) -> list[str]:

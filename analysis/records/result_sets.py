@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from analysis import figures
 from analysis.records import cell_axes, sources
 from sweeper.errors import UserError
 
+ARCHITECTURES = "architectures"
+NO_DECAY = "lr_transfer without weight decay"  # the control of Figure 5, beside the sweep of the paper
 LADDER = ("paper", "gpu", "laptop", "quick", "smoke")  # presets, the largest first
 
 
 @dataclass(frozen=True)
 class Records:
     """All records of one preset in one place.
+
+    The tables are per experiment. `NO_DECAY` is one of its own.
 
     Attributes:
         preset: scale of the runs.
@@ -55,12 +59,15 @@ def find_records(runs: Path | None, results: Path) -> list[Records]:
 
 def _stored(directory: Path) -> Iterator[Records]:
     cells = pd.read_parquet(directory / "cells.parquet")
-    varied = {sweep for sweep, of_sweep in cells.groupby("sweep") if cell_axes.is_varied(of_sweep)}
-    sweeps = cells.loc[~cells["sweep"].isin(varied), ["sweep", "experiment", "preset"]]
     described = json.loads(text) if (text := _text(directory / "provenance.json")) else {}
+    kinds = {
+        sweep: _judged_as(of_sweep["experiment"].iloc[0], cell_axes.varied_axes(of_sweep), described.get(sweep, {}))
+        for sweep, of_sweep in cells.groupby("sweep")
+    }
+    sweeps = cells[["sweep", "preset"]].assign(kind=cells["sweep"].map(kinds)).dropna()
     for preset, of_preset in sweeps.groupby("preset"):
         # With several sweeps of one experiment, the one with the most points.
-        sizes = of_preset.groupby(["experiment", "sweep"]).size().sort_values(kind="stable")
+        sizes = of_preset.groupby(["kind", "sweep"]).size().sort_values(kind="stable")
         chosen = dict(sizes.index)
         options = {experiment: ["--results", str(directory), "--sweep", sweep] for experiment, sweep in chosen.items()}
         provenance = {experiment: described.get(sweep, {}) for experiment, sweep in chosen.items()}
@@ -71,17 +78,29 @@ def _local(runs: Path) -> Iterator[Records]:
     options: dict[str, dict[str, list[str]]] = {}
     provenance: dict[str, dict[str, Any]] = {}
     for sweep in sources.local_sweeps(runs):  # oldest first: the newest stays
-        options.setdefault(sweep.preset, {})[sweep.experiment] = ["--runs", str(runs), "--sweep", sweep.name]
-        provenance.setdefault(sweep.preset, {})[sweep.experiment] = sweep.provenance
+        if kind := _judged_as(sweep.experiment, sweep.axes, sweep.provenance):
+            options.setdefault(sweep.preset, {})[kind] = ["--runs", str(runs), "--sweep", sweep.name]
+            provenance.setdefault(sweep.preset, {})[kind] = sweep.provenance
     for preset, of_preset in options.items():
         yield _load(preset, "this machine", of_preset, provenance[preset])
+
+
+def _judged_as(experiment: str, axes: Iterable[str], provenance: Mapping[str, Any]) -> str | None:
+    """The key of a sweep in `Records`. None for a sweep that varies more than the claims about it do."""
+    if set(axes) - ({"architecture"} if experiment == ARCHITECTURES else set()):
+        return None
+    without_decay = provenance.get("values", {}).get("optimizer.weight_decay") == 0
+    return NO_DECAY if experiment == "lr_transfer" and without_decay else experiment
 
 
 def _load(preset: str, place: str, options: Mapping[str, list[str]], provenance: Mapping[str, Any]) -> Records:
     parser = argparse.ArgumentParser()
     sources.add_arguments(parser)
     arguments = {experiment: parser.parse_args(of_sweep) for experiment, of_sweep in options.items()}
-    cells = {experiment: sources.load_cells(args, experiment, "make") for experiment, args in arguments.items()}
+    cells = {
+        kind: sources.load_cells(args, "lr_transfer" if kind == NO_DECAY else kind, "make")
+        for kind, args in arguments.items()
+    }
     tables: dict[str, dict[str, pd.DataFrame]] = {"curves": {}, "readouts": {}}
     for name, load in (("curves", sources.load_curves), ("readouts", sources.load_readouts)):
         for experiment in set(figures.experiments_with(name)) & set(cells):

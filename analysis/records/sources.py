@@ -45,6 +45,8 @@ COLUMN_TYPES = {
     "reason": "str",
 }
 OPTIONAL_TYPES = {"d_model": "int64"}  # older sweeps have none
+# Beside the loss: operations of the whole run, seconds of its steps, nats per token. NaN where not recorded.
+MEASURED_COLUMNS = ("flops", "step_seconds", "unigram_entropy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +108,8 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     """Read the cells of one sweep of `experiment` that `--where` selects, ordered by panel, N, base rate, seed.
 
     `args` holds the options of `add_arguments`; `make_command` is in the error for a missing sweep.
-    Columns and their types are `COLUMN_TYPES`, then the sweep's extra axes (`sweeper.records.axes`). In these, null is
-    a text. `val_loss` is in nats per token, NaN if there is none.
+    Columns and their types are `COLUMN_TYPES`, those of `MEASURED_COLUMNS` that are recorded, then the sweep's extra
+    axes (`sweeper.records.axes`). In these, null is a text. `val_loss` is in nats per token, NaN if there is none.
     Raises `UserError` where the sweep is missing or its table is not what the columns promise.
     """
     if args.results is not None:
@@ -183,27 +185,31 @@ def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame
 
 @dataclass(frozen=True)
 class LocalSweep:
-    """A sweep of this machine, with `provenance` as in a results directory's provenance.json."""
+    """A sweep of this machine.
+
+    Attributes:
+        name, experiment, preset: of its manifest.
+        axes: that not every sweep has, see `Sweep.columns`.
+        provenance: as in a results directory's provenance.json.
+    """
 
     name: str
     experiment: str
     preset: str
+    axes: tuple[str, ...]
     provenance: dict[str, Any]
 
 
 def local_sweeps(runs: Path) -> list[LocalSweep]:
-    """The sweeps beside directory `runs` that claims of the paper can be judged on, in order of submission.
-
-    Sweeps that vary more than the paper's do are left out, and those of which no run is in `runs`.
-    """
+    """The sweeps beside directory `runs`, in order of submission. Those of which no run is in `runs` are left out."""
     from sweeper.records.export import describe, finished_results
     from sweeper.records.sweep_manifest import Sweep, manifests, sweeps_beside
 
     found = []
     for sweep in map(Sweep.load, manifests(sweeps_beside(runs))):
-        if not sweep.columns and _has_any(runs, sweep.run_ids):
+        if _has_any(runs, sweep.run_ids):
             provenance = describe(sweep, finished_results(sweep, runs))
-            found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, provenance))
+            found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, tuple(sweep.columns), provenance))
     return found
 
 
@@ -242,6 +248,7 @@ def validated(cells: pd.DataFrame, experiment: str, *, named: bool = False) -> p
         raise UserError(f"cell table: no cell of a {experiment} sweep in it")
     try:
         known = {name: kind for name, kind in OPTIONAL_TYPES.items() if name in cells and cells[name].notna().all()}
+        known |= {name: "float64" for name in MEASURED_COLUMNS if name in cells and cells[name].notna().any()}
         types = COLUMN_TYPES | known
         extras = _extra_columns(cells)
         cells = cells[list(types)].astype(types).assign(**extras)

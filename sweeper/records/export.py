@@ -115,7 +115,8 @@ def readouts_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str | None = None) -> dict[str, Any]:
     """Where the results of a sweep come from, and what they cost. The order of the results does not matter.
 
-    `command` is the one given, or those in the manifest. Without either it is left out.
+    `command` is the one given, or those in the manifest. Without either it is left out. `values` has the configuration
+    values that all cells share (`Sweep.base`), which tell sweeps of one experiment apart.
     """
     command = command or "; ".join(sweep.commands)
     origins = [result["provenance"] for result in results]
@@ -125,6 +126,7 @@ def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str | 
         "experiment": sweep.experiment,
         "preset": sweep.preset,
         **({"command": command} if command else {}),
+        **({"values": sweep.base} if sweep.base else {}),
         "runs": len(sweep.run_ids),
         "finished": len(results),
         "commit": sorted({str(origin["commit"]) for origin in origins}),

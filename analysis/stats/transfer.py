@@ -289,23 +289,26 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
     return pd.DataFrame(rows, columns=GAIN_COLUMNS)
 
 
-def best_gain(sqrt: Curve, linear: Curve) -> Estimate:
-    """Lowest loss of `sqrt` on the grid minus that of `linear`, nats per token. +inf if all of sqrt's runs diverged."""
-    return _gain(*((curve, _lowest(curve)) for curve in (sqrt, linear)))
+def best_gain(first: Curve, second: Curve) -> Estimate:
+    """Lowest loss of `first` on the grid minus that of `second`, nats per token. +inf if all of first's runs diverged.
+
+    Both curves have the noise of the same cells. Seeds are paired.
+    """
+    return _gain(*((curve, _lowest(curve)) for curve in (first, second)))
 
 
-def gain_at(sqrt: Curve, linear: Curve, rate: float) -> Estimate:
+def gain_at(first: Curve, second: Curve, rate: float) -> Estimate:
     """The same at one `rate`, NaN if it is not in both grids."""
-    places = [np.flatnonzero(curve.rates == rate) for curve in (sqrt, linear)]
-    return _gain(*((curve, at[0] if len(at) else None) for curve, at in zip((sqrt, linear), places, strict=True)))
+    places = [np.flatnonzero(curve.rates == rate) for curve in (first, second)]
+    return _gain(*((curve, at[0] if len(at) else None) for curve, at in zip((first, second), places, strict=True)))
 
 
 def _lowest(curve: Curve) -> int | None:
     return None if np.isnan(curve.losses).all() else int(np.nanargmin(curve.losses))
 
 
-def _gain(sqrt: tuple[Curve, int | None], linear: tuple[Curve, int | None]) -> Estimate:
-    (upper, at), (lower, below) = sqrt, linear
+def _gain(first: tuple[Curve, int | None], second: tuple[Curve, int | None]) -> Estimate:
+    (upper, at), (lower, below) = first, second
     if at is None or below is None:
         return Estimate(math.nan)
     if np.isinf(upper.losses[at]) and np.isinf(lower.losses[below]):

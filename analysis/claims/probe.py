@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
+from analysis.claims.verdict import Finding, Verdict, as_text, every, fold_text, judge, not_measured, unfinished
 from analysis.records.result_sets import Records
-from analysis.stats.intervals import Estimate, mean_over_seeds
+from analysis.stats.intervals import mean_over_seeds
 from analysis.stats.probe import DEEP_PANELS, SLOPE_RANGES
 from model.scaling import RULES
 
@@ -70,7 +70,9 @@ def update_saturates(records: Records, panel: str, rule: str) -> Finding:
     spread = mean_over_seeds(octaves.max(axis=-1) - octaves.min(axis=-1))
     last = mean_over_seeds(octaves[:, -1] - octaves[:, list(n).index(SATURATED)])
     found = every([judge(spread, high=SPREAD_OCTAVES), judge(last, -HALF_STEP, HALF_STEP)])
-    return found.with_text(f"{_fold(spread)} over N = 1…{LARGEST}; {_fold(last)} from {SATURATED} to {LARGEST}")
+    return found.with_text(
+        f"{fold_text(spread, 2, '.2f')} over N = 1…{LARGEST}; {fold_text(last, 2, '.2f')} from {SATURATED} to {LARGEST}"
+    )
 
 
 def increments_align(records: Records, panel: str) -> Finding:
@@ -142,8 +144,3 @@ def _per_seed(records: Records, panel: str, rule: str, metric: str, steps: range
         step = steps.index(int(row["step_of_line"]))
         values[seeds.index(row["seed"]), step, depths.index(row[axis])] = row[metric]
     return np.where(np.isnan(values), math.inf, values), np.array(depths, dtype=float)
-
-
-def _fold(octaves: Estimate) -> str:
-    value, _, interval = as_text(Estimate(2**octaves.value, 2**octaves.low, 2**octaves.high), ".2f").partition(" ")
-    return f"{value}× {interval}".rstrip()

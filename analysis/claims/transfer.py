@@ -1,12 +1,14 @@
 """Claims about learning-rate transfer, from the sweep behind Figure 5."""
 
+import itertools
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import pandas as pd
 
-from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, some, unfinished
-from analysis.records.result_sets import Records
+from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, opposite, some, unfinished
+from analysis.records.result_sets import NO_DECAY, Records
 from analysis.stats import transfer
 from analysis.stats.intervals import Estimate
 
@@ -22,11 +24,29 @@ Row = dict[str, Any]
 
 
 def linear_transfers(records: Records) -> Finding:
-    """Every shift under linear, from N = 1 at each depth and from L_ref at each N, is within ± `SAME_OCTAVES`."""
+    """`rate_stays` under linear."""
     cells = _cells(records, "linear")
     if missing := unfinished(cells, "lr_transfer sweep under linear scaling"):
         return missing
-    rows = _rows(cast(pd.DataFrame, cells))
+    return rate_stays(cast(pd.DataFrame, cells))
+
+
+def transfers_without_decay(records: Records) -> Finding:
+    """`linear_transfers` in the control of Figure 5, the sweep without weight decay."""
+    if NO_DECAY not in records.cells:
+        command = f"loopsweep submit +sweep=lr_transfer preset={records.preset} optimizer.weight_decay=0"
+        return not_measured(f"no lr_transfer sweep without weight decay in the records: {command}")
+    return linear_transfers(replace(records, cells={"lr_transfer": records.cells[NO_DECAY]}))
+
+
+def rate_stays(cells: pd.DataFrame) -> Finding:
+    """Every shift, from N = 1 at each depth and from L_ref at each N, is within ± `SAME_OCTAVES`.
+
+    `cells` are of one rule and architecture, all with a result.
+    """
+    rows = _rows(cells)
+    if lost := [f"L = {row['n_layers']}, N = {row['n_loops']}" for row in rows if math.isnan(row["optimum_lr"])]:
+        return Finding(Verdict.INCONCLUSIVE, why=f"every run diverged at {'; '.join(lost)}")
     shifts = [(row, "N = 1", _estimate(row, "fitted_shift_octaves")) for row in rows if row["n_loops"] > 1]
     shallow = min(row["n_layers"] for row in rows)
     shifts += [(row, "L_ref", _estimate(row, "depth_shift_octaves")) for row in rows if row["n_layers"] > shallow]
@@ -52,7 +72,7 @@ def sqrt_shifts(records: Records) -> Finding:
     if not rows:
         return not_measured("N = 1 only")
     shifts = [_estimate(row, "fitted_shift_octaves") for row in rows]
-    moved = some([_opposite(_same(shift, every_row)) for shift in shifts])
+    moved = some([opposite(_same(shift, every_row)) for shift in shifts])
     texts = [f"{_shift_text(row, shift)} at N = {row['n_loops']}" for row, shift in zip(rows, shifts, strict=True)]
     return moved.with_text("octaves from N = 1: " + ", ".join(texts))
 
@@ -72,6 +92,29 @@ def linear_gains(records: Records) -> Finding:
         return Finding(Verdict.INCONCLUSIVE, why="every run diverged under both rules")
     return judge(best, low=0.0).with_text(
         f"{as_text(best, '+.4f')} nats; {as_text(fixed, '+.4f')} at N = 1's optimum (grid)"
+    )
+
+
+def more_loops_help(records: Records) -> Finding:
+    """Under linear at L_ref the loss at the optimum (grid) of every N is above that of the next N."""
+    cells = _cells(records, "linear")
+    shallow = None if cells is None else cells[cells["depth_multiplier"] == 1]
+    if missing := unfinished(shallow, "lr_transfer sweep under linear scaling at L_ref"):
+        return missing
+    points = transfer.average_seeds(cast(pd.DataFrame, shallow))
+    noise = transfer.pooled_noise(cast(pd.DataFrame, shallow), points)
+    curves = {
+        key[-1]: curve for key, curve in sorted(transfer.curves(points, noise).items(), key=lambda one: one[0][-1])
+    }
+    if len(curves) < 2:
+        return not_measured("one N only")
+    drops = {n: transfer.best_gain(curves[before], curves[n]) for before, n in itertools.pairwise(curves)}
+    losses = ", ".join(as_text(Estimate(curve.optimum.loss), ".3f") for curve in curves.values())
+    steps = ", ".join(f"{as_text(drop, '+.4f')} to N = {n}" for n, drop in drops.items())
+    if any(math.isnan(drop.value) for drop in drops.values()):
+        return Finding(Verdict.INCONCLUSIVE, why="every run diverged at two N")
+    return every([judge(drop, low=0.0) for drop in drops.values()]).with_text(
+        f"{losses} at N = {', '.join(map(str, curves))}; lower by {steps}"
     )
 
 
@@ -123,11 +166,6 @@ def _same(shift: Estimate, rows: list[Row]) -> Finding:
     edges = f"edge optimum at {'; '.join(flagged)}" if len(flagged) < 3 else f"edge optima on {len(flagged)} curves"
     is_open = math.isinf(shift.low) or math.isinf(shift.high)
     return judge(shift, -SAME_OCTAVES, SAME_OCTAVES, reason=edges if flagged and is_open else "")
-
-
-def _opposite(finding: Finding) -> Finding:
-    turned = {Verdict.HOLDS: Verdict.FAILS, Verdict.FAILS: Verdict.HOLDS}
-    return Finding(turned.get(finding.verdict, finding.verdict), finding.measured, finding.why)
 
 
 def _shift_text(row: Row, shift: Estimate) -> str:

@@ -4,18 +4,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
+from typing import ParamSpec
 
+import numpy as np
 import pandas as pd
 
 from analysis.records.result_sets import Records
 from analysis.stats.intervals import Estimate
 
+P = ParamSpec("P")
 FINISHED = ("done", "diverged")
 ONE_SEED = "1 seed, no interval"
 OPEN_REASONS = {  # in the reason of an inconclusive verdict → its class, the first that is found
     ONE_SEED: "1 seed",
     "points missing": "points missing",
     "diverged": "runs diverged",
+    "collapsed": "runs collapsed",
     "no rate that high": "grid too short",
     "edge opt": "optimum at the edge",
     "interval spans": "interval too wide",
@@ -55,19 +60,38 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One row of the paper's claims.
+class Source:
+    """Where a group of claims is from.
 
     Attributes:
+        title: of the paper, or of the group.
+        address: of the paper. Empty for questions that no paper asks.
+        column: the heading above the claims' `paper`.
+        notes: what a reader of the verdicts has to know, a sentence or two each.
+    """
+
+    title: str
+    address: str
+    column: str = "the paper"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the claims.
+
+    Attributes:
+        source: the group that it is shown in.
         id: short name, stable.
         statement: the claim.
-        figure: figure or table of the paper.
+        figure: figure or table of the paper, or the paper where the source is none.
         paper: the number or picture in the paper.
         method: how it is measured here.
         test: the condition on the measurement.
         assess: records of one place and preset → finding. A pure function.
     """
 
+    source: Source
     id: str
     statement: str
     figure: str
@@ -75,6 +99,27 @@ class Claim:
     method: str
     test: str
     assess: Callable[[Records], Finding]
+
+
+class Unjudged(Exception):  # not an error: it ends an assessment early
+    """Raised within an assessment that cannot go on, with the finding that it ends in."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.why)
+        self.finding = finding
+
+
+def assessment(assess: Callable[P, Finding]) -> Callable[P, Finding]:
+    """The function, with the finding of an `Unjudged` that it raises as its result."""
+
+    @wraps(assess)
+    def settled(*args: P.args, **kwargs: P.kwargs) -> Finding:
+        try:
+            return assess(*args, **kwargs)
+        except Unjudged as unjudged:
+            return unjudged.finding
+
+    return settled
 
 
 def not_measured(why: str) -> Finding:
@@ -100,6 +145,12 @@ def judge(estimate: Estimate, low: float = -math.inf, high: float = math.inf, re
     spanned = [bound for bound in (low, high) if estimate.low <= bound <= estimate.high]
     spans = " and ".join("zero" if bound == 0 else f"{bound:g}" for bound in spanned)
     return Finding(Verdict.INCONCLUSIVE, why=reason or f"interval spans {spans}")
+
+
+def opposite(finding: Finding) -> Finding:
+    """The finding about the contrary claim."""
+    turned = {Verdict.HOLDS: Verdict.FAILS, Verdict.FAILS: Verdict.HOLDS}
+    return Finding(turned.get(finding.verdict, finding.verdict), finding.measured, finding.why)
 
 
 def every(findings: Sequence[Finding]) -> Finding:
@@ -144,6 +195,14 @@ def as_text(estimate: Estimate, spec: str) -> str:
     if not estimate.has_interval or estimate.low == estimate.high:
         return value
     return f"{value} ({number_text(estimate.low, spec)}…{number_text(estimate.high, spec)})"
+
+
+def fold_text(growth: Estimate, base: float, spec: str) -> str:
+    """`4.89× (4.47…5.34)`: a growth in powers of `base` as a factor."""
+    with np.errstate(over="ignore"):
+        fold = np.power(float(base), [growth.value, growth.low, growth.high]).tolist()
+    value, _, interval = as_text(Estimate(*fold), spec).partition(" ")
+    return value if math.isinf(growth.value) else f"{value}× {interval}".rstrip()
 
 
 def number_text(value: float, spec: str) -> str:

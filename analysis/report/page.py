@@ -16,8 +16,8 @@ from pathlib import Path
 
 import jinja2
 
-from analysis.claims.table import CLAIMS, assess
-from analysis.claims.verdict import Finding, Verdict
+from analysis.claims.table import assess, by_source
+from analysis.claims.verdict import Finding, Source, Verdict
 from analysis.plotting import style
 from analysis.records.result_sets import Records, find_records
 from analysis.report import gallery, tables
@@ -29,8 +29,6 @@ from sweeper.files import check_writable, check_writable_file
 TEMPLATES = Path(__file__).parent / "templates"
 MARKER = "<!-- verdicts -->\n"
 RESULTS_PAGE = Path("docs") / "results.md"
-PAPER_TITLE = "On the Residual Scaling of Looped Transformers: Stability and Transferability"
-PAPER_ADDRESS = "https://arxiv.org/abs/2606.18524"
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,8 @@ def write_verdicts(readme: Path, results: Path) -> None:
     sections = [section(one, "", []) for one in find_records(None, results)]
     for file, template in files.items():
         before, after = parts[file]
-        file.write_text(MARKER.join((before, f"\n{render(template, sections)}\n", after)), encoding="utf-8")
+        text = render(template, sections).strip("\n")
+        file.write_text(MARKER.join((before, f"\n{text}\n\n", after)), encoding="utf-8")
 
 
 def _around_markers(file: Path) -> tuple[str, str]:
@@ -145,16 +144,20 @@ def render(template: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural}
-    paper = {"title": PAPER_TITLE, "address": PAPER_ADDRESS}
+    environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural, "linked": linked}
     return environment.get_template(template).render(
-        sections=sections, claims=CLAIMS, today=date.today().isoformat(), paper=paper
+        sections=sections, groups=by_source(), today=date.today().isoformat()
     )
 
 
 def markdown_cell(text: str) -> str:
     """`text` as the cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def linked(source: Source) -> str:
+    """The title of a source in Markdown, with its address if it has one."""
+    return f"[{source.title}]({source.address})" if source.address else source.title
 
 
 def tied(text: str) -> str:

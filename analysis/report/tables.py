@@ -9,8 +9,8 @@ import pandas as pd
 
 from analysis.claims.verdict import number_text
 from analysis.records import sources
-from analysis.records.result_sets import Records
-from analysis.stats import transfer
+from analysis.records.result_sets import ARCHITECTURES, NO_DECAY, Records
+from analysis.stats import comparison, transfer
 
 UNFINISHED = [state for state in sources.STATES if state not in transfer.FINISHED]
 
@@ -42,20 +42,36 @@ class Table:
 NOTHING = Cell("–", math.inf)  # sorts last
 
 
+OPTIMA = {
+    "lr_transfer": "Optimum per panel and N",
+    NO_DECAY: "Optimum per panel and N without weight decay",
+    "exponent": "Optimum per exponent and N",
+}
+
+
 def optimum_tables(records: Records) -> Iterator[Table]:
-    """Optima, shifts and regrets of the lr_transfer and exponent sweeps, and the gain of linear over sqrt."""
-    for experiment, title in (("lr_transfer", "Optimum per panel and N"), ("exponent", "Optimum per exponent and N")):
-        if experiment in records.cells:
-            cells = records.cells[experiment]
-            points = transfer.average_seeds(cells)
-            noise = transfer.pooled_noise(cells, points)
-            yield _optima(transfer.transfer_table(points, noise), title)
-            gains = transfer.gain_table(points, noise)
-            if len(gains):
-                yield _gains(gains)
+    """Optima, shifts and regrets of the sweeps of rates, and the gain of linear over sqrt."""
+    for kind in (kind for kind in OPTIMA if kind in records.cells):
+        cells = records.cells[kind]
+        points = transfer.average_seeds(cells)
+        noise = transfer.pooled_noise(cells, points)
+        yield _optima(transfer.transfer_table(points, noise), OPTIMA[kind])
+        gains = transfer.gain_table(points, noise)
+        if len(gains):
+            yield _gains(gains)
+    if ARCHITECTURES in records.cells:
+        panels = comparison.as_panels(records.cells[ARCHITECTURES])
+        found = [_of_stabiliser(of_one) for _, of_one in panels.groupby("panel", sort=False)]
+        yield _optima(pd.concat(found), "Optimum per stabiliser and N", ("a collapsed run counts as diverged",))
 
 
-def _optima(table: pd.DataFrame, title: str) -> Table:
+def _of_stabiliser(cells: pd.DataFrame) -> pd.DataFrame:
+    """The transfer table of one stabiliser, with its own noise."""
+    points = transfer.average_seeds(cells)
+    return transfer.transfer_table(points, transfer.pooled_noise(cells, points))
+
+
+def _optima(table: pd.DataFrame, title: str, more_notes: Sequence[str] = ()) -> Table:
     headings = (
         "panel", "rule", "L", "N", "points", "optimum (grid)", "loss", "optimum (fitted)", "shift from N = 1",
         "shift from L_ref", "regret", "flag",
@@ -86,6 +102,7 @@ def _optima(table: pd.DataFrame, title: str) -> Table:
         "loss at the optimum (grid) and regret in nats per token",
         "regret: of keeping N = 1's optimum (grid)",
         interval,
+        *more_notes,
     )
     return Table(title, headings, rows, notes)
 
@@ -129,7 +146,7 @@ def unfinished_table(records: Records) -> Table:
     rows = []
     for experiment, cells in records.cells.items():
         odd = cells[cells["state"] != "done"]
-        key = ["panel", "rule", "n_layers", "n_loops", "base_lr", "state"]
+        key = ["architecture" if "architecture" in odd else "panel", "rule", "n_layers", "n_loops", "base_lr", "state"]
         for values, of_point in odd.groupby(key):
             panel, rule, n_layers, n_loops, base_lr, state = values
             reason = next((str(text) for text in of_point["reason"] if text), "")

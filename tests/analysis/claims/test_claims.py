@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims.table import CLAIMS, assess
-from analysis.claims.verdict import Finding, Verdict, every, judge, some
-from analysis.records.result_sets import Records
+from analysis.claims import our_questions, paper_fully_looped, paper_residual_scaling
+from analysis.claims.table import CLAIMS, assess, by_source
+from analysis.claims.verdict import Finding, Verdict, every, fold_text, judge, some
+from analysis.records.result_sets import NO_DECAY, Records
 from analysis.stats.intervals import Estimate
 
 CellTable = Callable[..., pd.DataFrame]
@@ -190,6 +191,16 @@ def sqrt_better(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(val_loss=cells["val_loss"] - 0.05 * ((cells["rule"] == "sqrt") & (cells["n_loops"] > 1)))
 
 
+def more_loops_hurt(cells: pd.DataFrame) -> pd.DataFrame:
+    """At N = 8 alone: one step of the three is enough."""
+    return cells.assign(val_loss=cells["val_loss"] + 0.05 * (cells["n_loops"] == 8))
+
+
+def last_loops_change_nothing(cells: pd.DataFrame) -> pd.DataFrame:
+    """N = 8 as good as N = 4."""
+    return cells.assign(val_loss=cells["val_loss"] + 0.02 * (cells["n_loops"] == 8))
+
+
 def nothing_diverges(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(state="done", val_loss=cells["val_loss"].fillna(3.5))
 
@@ -210,6 +221,10 @@ def cut(cells: pd.DataFrame) -> pd.DataFrame:
         ("fig5-gain", unchanged, Verdict.HOLDS),
         ("fig5-gain", sqrt_better, Verdict.FAILS),
         ("fig5-gain", sqrt_like_linear, Verdict.INCONCLUSIVE),
+        ("fig5-loops", unchanged, Verdict.HOLDS),
+        ("fig5-loops", more_loops_hurt, Verdict.FAILS),
+        ("fig5-loops", last_loops_change_nothing, Verdict.INCONCLUSIVE),
+        ("fig5-loops", sqrt_better, Verdict.HOLDS),
         ("fig5-diverge", unchanged, Verdict.HOLDS),
         ("fig5-diverge", nothing_diverges, Verdict.FAILS),
     ],
@@ -225,10 +240,42 @@ def test_reasons_of_undecided_transfer(cell_table: CellTable, with_state: Callab
     pending = with_state(cells, "panel == 'b' and base_lr == 2e-3", "pending")
     assert verdict("fig5-transfer", trained(pending)).why == "points missing: 12 of 288"
     one_seed = trainings(cell_table, seeds=(0,))
-    for claim in ("fig5-shift", "fig5-transfer", "fig5-gain", "fig6", "fig7", "fig8"):
+    for claim in ("fig5-shift", "fig5-transfer", "fig5-gain", "fig5-loops", "fig6", "fig7", "fig8"):
         assert verdict(claim, trained(one_seed)).why == "1 seed, no interval"
     low = cells[(cells["n_layers"] < 8) | (cells["base_lr"] < 1.6e-3)]
     assert verdict("fig5-diverge", trained(low)).why == "no rate that high in the grid"
+
+
+def test_losses_of_more_loops_are_those_at_each_optimum_at_l_ref(cell_table: CellTable) -> None:
+    finding = verdict("fig5-loops", trained(trainings(cell_table)))
+    assert finding.measured.startswith("3.380, 3.360, 3.341, 3.320 at N = 1, 2, 4, 8; lower by +0.0")
+    alone = trainings(cell_table).query("n_loops == 1")
+    assert verdict("fig5-loops", trained(alone)) == Finding(Verdict.NOT_MEASURED, why="one N only")
+
+
+def test_a_curve_without_an_optimum_leaves_transfer_open(
+    cell_table: CellTable, with_state: Callable[..., pd.DataFrame]
+) -> None:
+    cells = with_state(trainings(cell_table), "panel == 'b' and n_loops == 8", "diverged")
+    assert verdict("fig5-transfer", trained(cells)).why == "every run diverged at L = 2, N = 8"
+
+
+def test_transfer_without_weight_decay_is_judged_on_cells_of_its_own(cell_table: CellTable) -> None:
+    holds, moves = trainings(cell_table), moved("linear", 1.0)(trainings(cell_table))
+    for default, control, expected in ((moves, holds, Verdict.HOLDS), (holds, moves, Verdict.FAILS)):
+        records = Records("quick", "planted", cells={"lr_transfer": default, NO_DECAY: control})
+        finding = verdict("ours-no-decay", records)
+        assert finding.verdict is expected
+        assert finding == verdict("fig5-transfer", trained(control))
+        assert verdict("fig5-transfer", records).verdict is not expected
+    one_seed = Records("quick", "planted", cells={NO_DECAY: trainings(cell_table, seeds=(0,))})
+    assert verdict("ours-no-decay", one_seed).why == "1 seed, no interval"
+
+
+def test_without_the_control_the_command_that_measures_is_told(cell_table: CellTable) -> None:
+    finding = verdict("ours-no-decay", trained(trainings(cell_table)))
+    assert finding.verdict is Verdict.NOT_MEASURED
+    assert finding.why.endswith(": loopsweep submit +sweep=lr_transfer preset=quick optimizer.weight_decay=0")
 
 
 def test_sqrt_diverging_everywhere_is_a_gain(cell_table: CellTable, with_state: Callable[..., pd.DataFrame]) -> None:
@@ -281,10 +328,24 @@ def test_without_records_every_other_claim_is_not_measured() -> None:
 
 
 def test_claims_are_those_of_the_paper() -> None:
-    assert list(CLAIM) == [
+    assert [claim.id for claim in paper_residual_scaling.CLAIMS] == [
         "params", "fig2-deep", "fig2-loop-sqrt", "fig2-loop-linear", "fig3-deep", "fig3-loop", "fig4-none",
-        "fig4-sqrt", "fig4-linear", "fig5-shift", "fig5-transfer", "fig5-gain", "fig5-diverge", "fig6", "fig7", "fig8",
+        "fig4-sqrt", "fig4-linear", "fig5-shift", "fig5-transfer", "fig5-gain", "fig5-loops", "fig5-diverge", "fig6",
+        "fig7", "fig8",
     ]  # fmt: skip
+
+
+def test_claims_are_grouped_by_their_source() -> None:
+    assert len(CLAIM) == len(CLAIMS)
+    sources = (paper_residual_scaling, paper_fully_looped, our_questions)
+    assert by_source() == [(module.SOURCE, list(module.CLAIMS)) for module in sources]
+
+
+def test_a_growth_is_told_as_a_factor() -> None:
+    assert fold_text(Estimate(2.0, 1.0, 3.0), 2, ".2f") == "4.00× (2.00…8.00)"
+    assert fold_text(Estimate(1.0), 10, ".3g") == "10×"
+    assert fold_text(Estimate(np.inf), 10, ".3g") == "diverged"
+    assert fold_text(Estimate(1.0, -400.0, 400.0), 10, ".3g") == "10× (0…∞)"
 
 
 def test_an_interval_across_the_bound_decides_nothing() -> None:

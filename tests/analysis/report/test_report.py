@@ -1,5 +1,6 @@
 """The report from planted records: every claim has a verdict, every figure is in the page, nothing is left outside."""
 
+import html
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis import plot_fig5
-from analysis.claims.table import CLAIMS
+from analysis.claims.table import CLAIMS, by_source
 from analysis.records.result_sets import Records, find_records
 from analysis.report import gallery
 from analysis.report import page as report
@@ -71,7 +72,9 @@ def test_page_needs_nothing_from_elsewhere(written: Path) -> None:
     page = (written / "report.html").read_text()
     assert len(page.encode()) < PAGE_BYTES
     addresses = set(re.findall(r"https?://[^\"' )<]+", page))
-    assert addresses == {report.PAPER_ADDRESS, "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    papers = {source.address for source, _ in by_source() if source.address}
+    assert len(papers) == 2
+    assert addresses == papers | {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert not re.findall(r"<(?:script|img|iframe)[^>]* src=|@import|<link (?!rel=\"icon\" href=\"data:)", page)
 
 
@@ -145,13 +148,32 @@ def test_readme_and_results_page_have_the_verdicts_on_the_stored_results(
 
 def test_readme_has_one_line_a_claim_and_the_results_page_its_numbers(pages: Path) -> None:
     short, full = ((pages / name).read_text().split(report.MARKER)[1] for name in GENERATED)
-    assert len(short.splitlines()) == len(full.splitlines()) == 2 + 2 + len(CLAIMS)
-    for claim, line in zip(CLAIMS, short.splitlines()[3:], strict=False):
+    rows = {page: [line for line in page.splitlines() if line.startswith("| ")] for page in (short, full)}
+    heads = len(by_source())
+    assert len(rows[short]) == len(rows[full]) == heads + len(CLAIMS)
+    claim_rows = [line for line in rows[short] if not line.startswith("| claim |")]
+    for claim, line in zip(CLAIMS, claim_rows, strict=True):
         statement, *verdicts = (cell.strip() for cell in line.strip("| ").split("|"))
         assert statement == claim.statement
         assert len(verdicts) == 3
         assert all(re.fullmatch(r"holds|fails|open: [^:]{1,20}", verdict) for verdict in verdicts)
         assert claim.paper in full
+
+
+def test_claims_are_grouped_by_paper_with_the_notes_that_explain_their_verdicts(written: Path, pages: Path) -> None:
+    page, text = (written / "report.html").read_text(), (written / "report.md").read_text()
+    short, full = ((pages / name).read_text().split(report.MARKER)[1] for name in GENERATED)
+    for one in (html.unescape(page).replace("\u00a0", " "), text, short, full):
+        titles = [one.index(source.title) for source, _ in by_source()]
+        assert titles == sorted(titles)
+        firsts = [one.index(claims[0].statement) for _, claims in by_source()]
+        assert all(title < first for title, first in zip(titles, firsts, strict=True))
+        assert all(first < title for first, title in zip(firsts, titles[1:], strict=False))
+    for note in [note for source, _ in by_source() for note in source.notes]:
+        assert note in text
+        assert note in full
+        assert note not in short
+    assert page.count('<p class="note">A run has collapsed if its final loss is not finite') == 1
 
 
 @pytest.mark.parametrize("missing", GENERATED)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.plotting import panels, script, states, style
+from analysis.records import sources
 from analysis.stats import transfer
 from sweeper.errors import UserError
 
@@ -40,7 +41,8 @@ def make(_: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     cells = cells.assign(panel=cells["rule"], alpha=exponents(cells["rule"]))
     table = optimum_table(cells)
     shifts = shift_table(table)
-    tables = {"exponent": cells.drop(columns="reason"), "exponent-optima": table, "exponent-shift": shifts}
+    plotted = cells.drop(columns=["reason", *sources.MEASURED_COLUMNS], errors="ignore")
+    tables = {"exponent": plotted, "exponent-optima": table, "exponent-shift": shifts}
     return script.Drawing(draw(cells, table, shifts), tables, lambda console: print_shifts(shifts, console))
 
 

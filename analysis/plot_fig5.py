@@ -25,7 +25,7 @@ from rich.table import Table
 from analysis.plotting import rules, script, states, style
 from analysis.plotting.panels import depth_text
 from analysis.plotting.style import Look
-from analysis.records import cell_axes
+from analysis.records import cell_axes, sources
 from analysis.stats import transfer
 from sweeper.errors import UserError
 from sweeper.records.axes import as_text, ordered
@@ -66,7 +66,7 @@ def plotted_numbers(cells: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     key = [*transfer.POINT_KEY, *cell_axes.context_columns(points)]
     means = points[[*key, "val_loss"]].rename(columns={"val_loss": "mean_val_loss"})
     numbers = cells.merge(means, on=key, how="left", validate="many_to_one")
-    return numbers.drop(columns=["reason"])
+    return numbers.drop(columns=["reason", *sources.MEASURED_COLUMNS], errors="ignore")
 
 
 def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figure:

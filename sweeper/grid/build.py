@@ -182,7 +182,8 @@ def _asked(
             values[DATA] = manifest_hash
         base = base or values
         differing = {key: value for key, value in values.items() if not same(value, base.get(key))}
-        cell = {**run.axes, "run_id": run.config.run_id, "steps": run.config.steps}
+        cost = {"steps": run.config.steps, "flops": run.config.flops + run.config.attention_flops}
+        cell = {**run.axes, "run_id": run.config.run_id, **cost}
         cell |= {"values": differing} if differing else {}
         known, other = cells.setdefault(repr((run.axes, sorted(differing.items()))), (cell, job))
         if known != cell:

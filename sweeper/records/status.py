@@ -108,6 +108,7 @@ def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str
                 "val_loss": status.val_loss,
                 "unigram_entropy": status.unigram_entropy,
                 "step": status.step,
+                "step_seconds": status.step_seconds,
                 "reason": status.reason,
             }
         )
@@ -122,8 +123,8 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
         runs: directory of run directories.
 
     Returns:
-        Columns sweep, experiment, preset, the base axes, run_id, steps, the extra axes (`Sweep.columns`), state,
-        val_loss, unigram_entropy, step, reason.
+        Columns sweep, experiment, preset, the base axes, run_id, steps, flops, the extra axes (`Sweep.columns`), state,
+        val_loss, unigram_entropy, step, step_seconds, reason.
     """
     import pandas as pd
 

@@ -31,8 +31,9 @@ class Sweep:
         name: of the manifest file, unique among sweeps.
         experiment: the kind of sweep, such as `lr_transfer`, by which figures find it. `runs` without `+sweep=`.
         preset: scale of the runs.
-        cells: one per grid point, with the base axes (see `sweeper.records.axes`), `run_id` and `steps`. `values` has
-            the configuration keys whose value differs from `base`.
+        cells: one per grid point, with the base axes (see `sweeper.records.axes`), `run_id`, `steps` and `flops` (of
+            the whole run, attention included; earlier versions did not write it). `values` has the configuration keys
+            whose value differs from `base`.
         title: the user's name for the sweep. Empty if the name was derived from the command line.
         base: values of all configuration keys that determine a result, except the base axes. Empty in manifests of
             earlier versions.

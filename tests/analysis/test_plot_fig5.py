@@ -68,6 +68,12 @@ def test_partly_finished_sweep_is_drawn_and_says_what_is_missing(
     assert "no results" in printed
 
 
+def test_numbers_do_not_depend_on_how_long_a_run_took(cell_table: CellTable, tmp_path: Path) -> None:
+    bare = plot(cell_table(), tmp_path / "bare", "--format", "png")
+    timed = plot(cell_table().assign(step_seconds=2.0, flops=1e9), tmp_path / "timed", "--format", "png")
+    assert (timed / "fig5.csv").read_bytes() == (bare / "fig5.csv").read_bytes()
+
+
 def test_sweep_without_any_result_is_drawn(cell_table: CellTable, with_state: WithState, tmp_path: Path) -> None:
     out = plot(with_state(cell_table(), "seed == 0", "pending"), tmp_path)
     assert pd.read_csv(out / "fig5-transfer.csv")["flag"].eq("no results").all()

@@ -144,6 +144,15 @@ def test_an_architecture_is_a_column_where_one_is_not_plain(cell_table: CellTabl
     pd.testing.assert_frame_equal(plain, sources.validated(cell_table(), "lr_transfer"))
 
 
+def test_what_was_measured_beside_the_loss_is_a_column_where_it_is_recorded(cell_table: CellTable) -> None:
+    cells = cell_table()
+    measured = cells.assign(step_seconds=[2.0] + [None] * (len(cells) - 1), unigram_entropy=None)
+    read = sources.validated(measured, "lr_transfer")
+    assert read["step_seconds"].dropna().tolist() == [2.0]
+    assert "unigram_entropy" not in read
+    pd.testing.assert_frame_equal(read.drop(columns="step_seconds"), sources.validated(cells, "lr_transfer"))
+
+
 def test_stored_results_hold_other_experiments_and_sweeps_apart(cell_table: CellTable, tmp_path: Path) -> None:
     other = cell_table().assign(experiment="depth", sweep="depth-1")
     second = cell_table().assign(sweep="second")

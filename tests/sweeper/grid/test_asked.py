@@ -49,6 +49,15 @@ def test_what_a_sweep_and_its_panels_set_by_themselves_is_no_extra_axis(kind: st
     assert sweep.commands == (f"loopsweep submit +sweep={kind} preset=smoke",)
 
 
+def test_a_cell_has_the_operations_of_its_run_attention_included(compose: Compose) -> None:
+    shallow, deep = compose("preset=smoke", "panel=b", "model.n_loops=2,4").cells
+    length = compose("preset=smoke", "panel=b", "model.n_loops=2", "schedule.steps=12,24").cells
+    assert 1 < deep["flops"] / shallow["flops"] < 2  # the head is applied once
+    assert length[1]["flops"] == pytest.approx(2 * length[0]["flops"])
+    [narrow, wide] = compose("preset=smoke", "panel=b", "model.n_loops=2", "model.d_model=16,32").cells
+    assert wide["flops"] < 4 * narrow["flops"]  # attention's products grow with the width alone
+
+
 @pytest.mark.parametrize(
     ("overrides", "axes"),
     [
@@ -69,7 +78,8 @@ def test_a_swept_key_is_an_axis_unless_a_base_axis_shows_it(
 ) -> None:
     sweep = compose("preset=smoke", "panel=b", "model.n_loops=2", *overrides)  # at N = 1 all exponents are one run
     assert sweep.columns == axes
-    rows = [tuple(value for key, value in row.items() if key not in ("run_id", "steps")) for row in sweep.rows()]
+    follow = ("run_id", "steps", "flops")
+    rows = [tuple(value for key, value in row.items() if key not in follow) for row in sweep.rows()]
     assert len(set(rows)) == len(rows) == len(sweep.run_ids)
     assert len(rows) == (1 if overrides == ["execution.threads=1,2"] else 2 ** sum("," in text for text in overrides))
 

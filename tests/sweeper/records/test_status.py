@@ -92,6 +92,7 @@ def test_the_table_has_a_row_per_cell_even_where_cells_share_a_run(tmp_path: Pat
     assert table["panel"].tolist() == ["a", "b"]
     assert table["run_id"].tolist() == ["a", "a"]
     assert table["val_loss"].tolist() == [3.25, 3.25]
+    assert table["step_seconds"].tolist() == [1.5, 1.5]
     assert set(table["state"]) == {"done"}
     assert sweep("s", "a", "a").run_ids == ["a"]
 

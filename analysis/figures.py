@@ -21,7 +21,8 @@ class Experiment:
     """What trains or probes the runs of some figures.
 
     Attributes:
-        group: `init`, at initialisation; `trained`, the paper's trainings; `beyond` the paper.
+        group: `init`, at initialisation; `trained`, the paper's trainings; `beyond` the paper; `stabilisers`, the
+            architectures of the second paper and others.
         command: starts and continues it.
     """
 
@@ -68,8 +69,9 @@ EXPERIMENTS = {
     "theory": Experiment("init", "make figures-init"),
     "lr_transfer": Experiment("trained", "make sweep-lr-transfer"),
     "exponent": Experiment("beyond", "make figures-exponent"),
+    "architectures": Experiment("stabilisers", "make sweep-architectures"),
 }
-FIGURES = (  # in the paper's order
+FIGURES = (  # the first paper's in its order, then the others
     FigureRow("fig2", "Figure 2 · Residual norm in the first ten steps", "init_probe", ("curves",)),
     FigureRow("fig3", "Figure 3 · Increments at initialisation", "increments", ("readouts",)),
     FigureRow("fig4", "Figure 4 · What one optimizer step changes", "init_probe", ("curves",)),
@@ -80,6 +82,9 @@ FIGURES = (  # in the paper's order
     FigureRow("fig9", "Figure 9 · What each of ten optimizer steps changes", "init_probe", ("curves",)),
     FigureRow("exponent", "Beyond the paper · The exponent of N", "exponent"),
     FigureRow("theory", "Theory · The toy model", "theory", ("curves",)),
+    FigureRow("stability", "Stabilisers · Collapse and calm in the first steps", "architectures", ("curves",)),
+    FigureRow("architectures", "Stabilisers · Lowest loss, and shift of the optimum", "architectures"),
+    FigureRow("test_time", "Stabilisers · Loss at other loop counts than trained with", "architectures", ("readouts",)),
 )
 
 
@@ -110,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Other options are passed on to the figures' scripts, such as --results DIR or --out DIR.",
         allow_abbrev=False,
     )
-    only_help = "these figures, those of an experiment, or of a group (init, trained, beyond)"
+    only_help = "these figures, those of an experiment, or of a group (init, trained, beyond, stabilisers)"
     parser.add_argument("--only", metavar="NAME,…", help=only_help)
     parser.add_argument("--experiments", action="store_true", help="print the experiments that are drawn, no more")
     args, options = parser.parse_known_args(argv)

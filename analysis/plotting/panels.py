@@ -56,15 +56,39 @@ def panels(
     return figure, grid
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a panel is on the page: inches from the left and from the top, and its size."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def placed(figure: Figure, place: Place, sharex: Axes | None = None, sharey: Axes | None = None) -> Axes:
+    """Axes at a place of a figure."""
+    wide, high = figure.get_size_inches()
+    bottom = high - place.top - place.height
+    fractions = (place.left / wide, bottom / high, place.width / wide, place.height / high)
+    return figure.add_axes(fractions, sharex=sharex, sharey=sharey)
+
+
+def across(count: int, left: float, right: float, gap: float) -> list[tuple[float, float]]:
+    """Left edges and widths in inches of `count` panels side by side between two margins of the page."""
+    width = (style.TEXT_WIDTH - left - right - (count - 1) * gap) / count
+    return [(left + number * (width + gap), width) for number in range(count)]
+
+
 def letter(panel: str) -> str:
     """A panel as titles name it: "(e)" for "fig2e", else its whole name in brackets."""
     named = re.fullmatch(r"fig\d+([a-z])", panel)
     return f"({named[1] if named else panel})"
 
 
-def title(axes: Axes, text: str, pad: float) -> None:
+def title(axes: Axes, text: str, pad: float, **look: Any) -> None:
     """`text` above the left end of a panel, `pad` points away, in smaller type where the panel is too narrow for it."""
-    shown = axes.set_title(text, loc="left", pad=pad)
+    shown = axes.set_title(text, loc="left", pad=pad, **look)
     size = shown.get_fontproperties().get_size_in_points()
     width = TextPath((0, 0), text, size=size).get_extents().width / 72
     shown.set_fontsize(size * min(1.0, axes.bbox.width / axes.figure.dpi / width))  # both in inches

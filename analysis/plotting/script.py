@@ -140,11 +140,12 @@ def _replicas(cells: pd.DataFrame) -> str:
         seeds = tuple(sorted(set(of_panel["seed"])))
         panels[seeds] = panels.get(seeds, "") + str(panel)[-1]
     if len(panels) > 1:
-        return "mean over seeds " + ", ".join(f"{_seeds(seeds)} ({letters})" for seeds, letters in panels.items())
+        return "mean over seeds " + ", ".join(f"{seeds_text(seeds)} ({letters})" for seeds, letters in panels.items())
     (seeds,) = panels
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {_seeds(seeds)}"
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {seeds_text(seeds)}"
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Ascending seeds: "0…2" or "0, 3"."""
     consecutive = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     return f"{seeds[0]}…{seeds[-1]}" if consecutive else ", ".join(map(str, seeds))

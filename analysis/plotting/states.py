@@ -13,6 +13,7 @@ from analysis.plotting import style
 
 STATE_MARKERS = {
     "diverged": "x",
+    "collapsed": "x",  # which includes the diverged; a figure shows one or the other
     "failed": "s",
     "timeout": "v",
     "lost": "D",
@@ -30,9 +31,16 @@ def any_left(states: "pd.Series[str]") -> bool:
     return bool(states.isin(list(STATE_MARKERS)).any())
 
 
-def draw_lane(axes: Axes, positions: "pd.Series[float]", states: "pd.Series[str]", color: str, lane: int = 0) -> None:
-    """A mark above the panel at each x position whose state is not `done`. Lanes count upwards."""
-    height = 5 + LANE_POINTS * lane
+def draw_lane(
+    axes: Axes,
+    positions: "pd.Series[float]",
+    states: "pd.Series[str]",
+    color: str,
+    lane: int = 0,
+    points: float = LANE_POINTS,
+) -> None:
+    """A mark above the panel at each x position whose state is not `done`. Lanes count upwards, `points` apart."""
+    height = 5 + points * lane
     above = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=height, units="points")
     for state, marker in STATE_MARKERS.items():
         at = positions[states == state]

@@ -37,13 +37,34 @@ RULE_LOOKS: dict[str, Look] = {  # of the paper's rules; any other takes the nex
 }
 FREE_COLORS = ("#E69F00", "#CC79A7", "#56B4E9", "#000000")  # without yellow, which is too faint on white
 FREE_MARKERS = ("D", "v", "P", "X", "p")
+# Of architectures. The second paper's and plain are in Okabe and Ito's colours, their kin in darker ones of Paul Tol's.
+ARCHITECTURE_LOOKS: dict[str, Look] = {
+    "plain": {"color": INK, "marker": "o"},
+    "LT": {"color": VERMILION, "marker": "s"},
+    "LT_i": {"color": "#E69F00", "marker": "^"},
+    "LT_ia": {"color": "#CC79A7", "marker": "v"},
+    "FLT": {"color": BLUE, "marker": "D"},
+    "FLT_res": {"color": "#56B4E9", "marker": "P"},
+    "add": {"color": "#117733", "marker": "<"},
+    "parcae": {"color": "#882255", "marker": ">"},
+    "boundary": {"color": GREEN, "marker": "h"},
+    "post_norm": {"color": "#332288", "marker": "X"},
+    "deepnorm": {"color": "#AA4499", "marker": "d"},
+    "deeploop": {"color": "#44AA99", "marker": "p"},
+    "sandwich": {"color": "#999933", "marker": "*"},
+    "rezero": {"color": "#661100", "marker": "8"},
+}
+OTHER_COLORS = ("#8c510a", "#7f7f7f", "#5e4fa2", "#b3589a")  # of any other architecture
+# The rule of a stabiliser. Its colour and marker are those of its architecture.
+RULE_LINES: dict[str, Any] = {"none": "-", "sqrt": (0, (1, 1.2)), "linear": (0, (4, 1.6))}
+OTHER_RULE_LINE = (0, (5, 1.2, 1, 1.2))
 SIGNED_COLORMAP = "RdBu_r"  # for values below and above zero
 UNDATED: dict[str, dict[str, str | None]] = {  # metadata to leave out, by format
     "pdf": {"CreationDate": None},
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
 }
-LOOP_MARKERS = {1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P", 64: "X"}
+LOOP_MARKERS = {1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P", 64: "X", 3: "<", 6: "p", 9: ">", 12: "d"}
 
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -133,6 +154,19 @@ def rule_looks(rules: Iterable[str]) -> dict[str, Look]:
     free = zip(others, cycle(FREE_COLORS), cycle(FREE_MARKERS), strict=False)
     looks = RULE_LOOKS | {rule: {"color": color, "marker": marker} for rule, color, marker in free}
     return {rule: look for rule, look in looks.items() if rule in shown}
+
+
+def stabiliser_looks(stabilisers: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
+    """Colour, marker and line style of each (architecture, rule).
+
+    An architecture looks the same in every figure. One that is not in `ARCHITECTURE_LOOKS` gets a look by its place
+    among the others.
+    """
+    shown = list(dict.fromkeys(stabilisers))
+    others = sorted({architecture for architecture, _ in shown} - set(ARCHITECTURE_LOOKS))
+    free = zip(others, cycle(OTHER_COLORS), cycle(FREE_MARKERS), strict=False)
+    looks = ARCHITECTURE_LOOKS | {name: {"color": color, "marker": marker} for name, color, marker in free}
+    return {one: {**looks[one[0]], "linestyle": RULE_LINES.get(one[1], OTHER_RULE_LINE)} for one in shown}
 
 
 def add_footer(figure: Figure, text: str) -> None:

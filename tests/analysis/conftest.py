@@ -170,6 +170,63 @@ def make_exponents(zero: float = 1.0, seeds: tuple[int, ...] = (0,)) -> pd.DataF
     return pd.DataFrame(cells)
 
 
+ENTROPY = 4.26  # of the unigrams, nats per token
+# Per stabiliser: gain of loss and octaves of the optimum per doubling of N, and the first N at which it collapses.
+STABILISERS: dict[tuple[str, str], tuple[float, float, float]] = {
+    ("plain", "none"): (-0.14, -0.6, np.inf),
+    ("plain", "linear"): (0.03, 0.0, np.inf),
+    ("LT", "none"): (-0.05, -0.5, 9),
+    ("FLT", "none"): (0.025, -0.1, np.inf),
+    ("FLT", "linear"): (0.035, 0.0, np.inf),
+    ("deepnorm", "none"): (0.01, 0.2, 12),
+}
+
+
+def make_architectures(
+    stabilisers: dict[tuple[str, str], tuple[float, float, float]] | None = None,
+    loop_counts: tuple[int, ...] = (1, 3, 6, 9, 12),
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    seeds: tuple[int, ...] = (0,),
+    steps: int = 40,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Cells, curves and read-outs of `architectures`: a collapsed run ends at the unigram entropy, its norms grow."""
+    draw, log_every = np.random.default_rng(0), max(steps // 40, 4)
+    cells, curves, readouts = [], [], []
+    for (architecture, rule), (gain, shift, collapses_at) in (stabilisers or STABILISERS).items():
+        for n, rate, seed in [(n, rate, seed) for n in loop_counts for rate in rates for seed in seeds]:
+            octaves = np.log2(rate / 4e-3) - shift * np.log2(n)
+            collapsed = n >= collapses_at or octaves > 2.5
+            loss = 2.75 - gain * np.log2(n) + 0.03 * octaves**2 + 0.004 * draw.normal() + 0.004 * seed
+            loss = ENTROPY + 0.01 * abs(draw.normal()) if collapsed else loss
+            axes = {"panel": f"{architecture}-{rule}", "n_layers": 2, "ref_layers": 2, "n_loops": n, "base_lr": rate}
+            measured = {"val_loss": loss, "unigram_entropy": ENTROPY, "flops": 1e12 * (n + 1), "step_seconds": n + 0.5}
+            row = cell("architectures", rule=rule, seed=seed, **axes, **measured, step=steps, steps=steps)
+            row |= {"run_id": f"{architecture}-{rule}-{n}-{rate:g}-{seed}", "architecture": architecture}
+            cells.append(row)
+            curves.append(_diagnostics(row, draw, collapsed, steps, log_every))
+            tested = sorted({1, max(n // 2, 1), n, 2 * n, *loop_counts})
+            losses = [loss if i == n or collapsed else loss + 0.2 * abs(np.log2(i / n)) ** 2 for i in tested]
+            readouts.append(pd.DataFrame({"run_id": row["run_id"], "i": tested, "j": -1, "mean": losses, "std": 0.0}))
+    loops = pd.concat(readouts, ignore_index=True).assign(readout="test_loss").astype({"i": "int32", "j": "int32"})
+    return pd.DataFrame(cells), pd.concat(curves, ignore_index=True), loops
+
+
+def _diagnostics(
+    row: dict[str, Any], draw: np.random.Generator, collapsed: bool, steps: int, log_every: int
+) -> pd.DataFrame:
+    """Every step's loss and gradient norm, and every few steps the norm of the stream at the end of each loop."""
+    step, n = np.arange(steps + 1), row["n_loops"]
+    loss = row["val_loss"] + (5.7 - row["val_loss"]) * np.exp(-10 * step / steps) + 0.04 * draw.normal(size=steps + 1)
+    spread = (1.0 if collapsed else 0.25) * (0.3 if row["rule"] == "linear" else 1.0)
+    grad_norm = np.exp(spread * draw.normal(size=steps + 1) - 1.0 * (step / steps) ** 0.5)
+    table = pd.DataFrame({"run_id": row["run_id"], "step": step, "loss": loss, "grad_norm": grad_norm})
+    growth = (3.0 if collapsed else 1.0 if row["rule"] == "none" else 0.3) * step / steps
+    for i in range(1, n + 1):
+        norm = 8.0 * np.exp(growth * (0.4 + 0.6 * i / n)) * (1 + 0.02 * draw.normal(size=steps + 1))
+        table[f"stream_norm_{i}"] = np.where(step % log_every == 0, norm, np.nan)
+    return table
+
+
 def write_tables(
     folder: Path, cells: pd.DataFrame, curves: pd.DataFrame | None = None, readouts: pd.DataFrame | None = None
 ) -> Path:
@@ -212,6 +269,12 @@ def exponent_table() -> Callable[..., pd.DataFrame]:
 
 
 @pytest.fixture(scope="session")
+def architecture_tables() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+    """`make_architectures`."""
+    return make_architectures
+
+
+@pytest.fixture(scope="session")
 def store() -> Callable[..., Path]:
     """`write_tables`."""
     return write_tables
@@ -235,9 +298,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (probes, probe_curves), (increments, cosines) = make_probes(seeds=(0, 1)), make_increments()
     (theory, draws), trained = make_theory(), make_cells().assign(preset="paper")
     readouts = make_readouts(trained[trained["base_lr"] == 1.25e-3])
+    kinds, diagnostics, test_losses = make_architectures(loop_counts=(1, 6))
     return write_tables(
         tmp_path_factory.mktemp("results"),
-        pd.concat([probes, increments, theory, make_exponents(), trained]),
-        pd.concat([probe_curves, draws]),
-        pd.concat([cosines, readouts]),
+        pd.concat([probes, increments, theory, make_exponents(), trained, kinds]),
+        pd.concat([probe_curves, draws, diagnostics]),
+        pd.concat([cosines, readouts, test_losses]),
     )

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import MultipleLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -185,19 +185,26 @@ def _cost_axis(axes: Axes, table: pd.DataFrame, column: str, label: str) -> None
         return
     axes.set_xscale("log")
     axes.set_xlim(known.min() / 1.15, known.max() * 1.15)
-    if known.max() / known.min() < 300:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if column == "seconds":
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        else:
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_text(value)))
+    ticks = log_ticks(*axes.get_xlim())
+    text = power_text if column == "flops" else "{:g}".format
+    axes.set_xticks(ticks, [text(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between the ends of a log axis, the coarsest of which there are two."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(ticks) >= 2:
+            break
+    return ticks
 
 
 def power_text(value: float) -> str:
     """ "2·10¹²" in mathtext."""
     exponent = math.floor(math.log10(value) + 1e-9)
-    return rf"${value / 10.0**exponent:.0f}\!\cdot\!10^{{{exponent}}}$"
+    return rf"${value / 10.0**exponent:.2g}\!\cdot\!10^{{{exponent}}}$"
 
 
 def _label_ends(

@@ -146,8 +146,9 @@ def draw(runs: pd.DataFrame, lines: pd.DataFrame, norms: pd.DataFrame) -> Figure
     page = _Page.of(len(counts), len(names))
     figure = Figure(figsize=(style.TEXT_WIDTH, page.height))
     _draw_overlays(figure, page, runs, lines, looks)
-    _draw_loops(figure, page, norms, looks, counts[-1])
-    _draw_gradients(figure, page, counts, lines, looks)
+    last_step = lines["step"].max() if lines["step"].notna().any() else 1.0
+    _draw_loops(figure, page, norms, looks, counts[-1], last_step)
+    _draw_gradients(figure, page, counts, lines, looks, last_step)
     keys = [Line2D([], [], **_line_of(look), label=stabilisers.name(one)) for one, look in looks.items()]
     if (runs["fate"] == COLLAPSED).any():
         keys.append(Line2D([], [], **END, color=style.INK, label="collapsed"))
@@ -178,12 +179,17 @@ class _Page:
         height = gradients + bands * (n_counts * (SHORT + GAP) + NAMED) + 0.3
         return cls(n_counts, n_names, overlays, loops, gradients, height)
 
+    @property
+    def n_columns(self) -> int:
+        """Of small panels."""
+        return min(max(self.n_names, 4), PER_ROW)
+
     def small(self, figure: Figure, top: float, between: float, shared: Axes | None) -> list[Axes]:
         """A panel per stabiliser, all with the axes of `shared`, or of the first of them."""
         found: list[Axes] = []
-        columns = panels.across(PER_ROW, LEFT, BAR_ROOM, 0.07)
+        columns = panels.across(self.n_columns, LEFT, BAR_ROOM, 0.07)
         for number in range(self.n_names):
-            row, column = divmod(number, PER_ROW)
+            row, column = divmod(number, self.n_columns)
             left, width = columns[column]
             first = shared or (found[0] if found else None)
             axes = panels.placed(figure, panels.Place(left, top + row * between, width, SHORT), first, first)
@@ -245,7 +251,9 @@ def _say_missing(axes: Axes, runs: pd.DataFrame) -> None:
         axes.text(0.98, 0.97, "\n".join(texts), transform=axes.transAxes, **SMALL)
 
 
-def _draw_loops(figure: Figure, page: _Page, norms: pd.DataFrame, looks: dict[Stabiliser, style.Look], n: int) -> None:
+def _draw_loops(
+    figure: Figure, page: _Page, norms: pd.DataFrame, looks: dict[Stabiliser, style.Look], n: int, last_step: float
+) -> None:
     """The norm at the end of each loop, for one seed."""
     _heading(figure, page.loops, f"({'abcdefgh'[page.n_counts]}) stream norm at the end of each loop, $N={n}$")
     small = page.small(figure, page.loops, SHORT + NAMED, None)
@@ -256,12 +264,12 @@ def _draw_loops(figure: Figure, page: _Page, norms: pd.DataFrame, looks: dict[St
         for loop, line in of_one[of_one["seed"] == of_one["seed"].min()].groupby("loop"):
             axes.plot(line["step"], line["norm"], color=colors[int(str(loop))], linewidth=0.8)
         _name(axes, one, look, is_empty=of_one.empty)
-    _step_axis(small[0], of_count)
+    _step_axis(small[0], last_step)
     _value_axis(small[0], of_count["norm"], is_log=True)
     if len(of_count):
         edges = [loop + 0.5 for loop in (0.0, *colors)]
         scale = ScalarMappable(BoundaryNorm(edges, n), ListedColormap(list(colors.values())))
-        bar_axes = panels.side_axes(figure, small[min(len(small), PER_ROW) - 1])
+        bar_axes = panels.side_axes(figure, small[min(len(small), page.n_columns) - 1])
         bar = figure.colorbar(scale, cax=bar_axes, ticks=[1, n], label="loop")
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
@@ -269,7 +277,12 @@ def _draw_loops(figure: Figure, page: _Page, norms: pd.DataFrame, looks: dict[St
 
 
 def _draw_gradients(
-    figure: Figure, page: _Page, counts: Sequence[int], lines: pd.DataFrame, looks: dict[Stabiliser, style.Look]
+    figure: Figure,
+    page: _Page,
+    counts: Sequence[int],
+    lines: pd.DataFrame,
+    looks: dict[Stabiliser, style.Look],
+    last_step: float,
 ) -> None:
     """Median and range of the gradient norm, a row per N."""
     text = "gradient norm before clipping, median and range of a few steps"
@@ -288,10 +301,10 @@ def _draw_gradients(
                 axes.plot(line["step"], line["grad_norm"], color=look["color"], linewidth=0.7)
             _name(axes, one if row == 0 else None, look, is_empty=of_one.empty)
             axes.tick_params(labelbottom=row == len(counts) - 1)
-            if number % PER_ROW == 0:
+            if number % page.n_columns == 0:
                 axes.set_ylabel(f"$N={n}$")
     assert first is not None
-    _step_axis(first, lines)
+    _step_axis(first, last_step)
     _value_axis(first, lines["grad_norm"], is_log=True)
 
 
@@ -304,9 +317,8 @@ def _value_axis(axes: Axes, values: "pd.Series[float]", *, is_log: bool) -> None
         panels.log_ticks(axes, has_data=True)
 
 
-def _step_axis(axes: Axes, lines: pd.DataFrame) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(2))
-    last = lines["step"].max() if lines["step"].notna().any() else 1.0
+def _step_axis(axes: Axes, last: float) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     axes.set_xlim(-0.04 * last, 1.04 * last)
 
 

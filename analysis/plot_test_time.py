@@ -104,6 +104,8 @@ def draw(runs: pd.DataFrame, losses: pd.DataFrame) -> Figure:
             axes.set_xlabel(r"loops at test time $N_\mathrm{test}$" if columns < 4 else r"$N_\mathrm{test}$")
     for row in grid:
         row[0].set_ylabel("validation loss\n(nats/token)")
+        if losses["test_loss"].isna().all():
+            row[0].set_yticks([])  # the default ones would be taken for losses
     _add_legend(figure, colors)
     seeds = sorted(set(runs["seed"]))
     replicas = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean and range over seeds {script.seeds_text(seeds)}"

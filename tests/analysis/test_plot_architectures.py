@@ -157,3 +157,11 @@ def test_labels_stand_apart_in_the_order_of_their_curves(heights: list[float], d
 def test_labels_move_only_where_they_are_too_close() -> None:
     assert spread([5.0, 5.0, 9.0], 1.0, 0.0, 10.0) == pytest.approx([4.5, 5.5, 9.0])
     assert spread([0.0, 0.2], 1.0, 0.0, 10.0) == pytest.approx([0.0, 1.0])
+
+
+@given(low=st.floats(1e-3, 1e15), octaves=st.floats(1.3, 12))
+def test_cost_axis_has_few_round_ticks_within_its_ends(low: float, octaves: float) -> None:
+    ticks = plot_architectures.log_ticks(low, low * 2**octaves)
+    assert 2 <= len(ticks) <= 5
+    assert all(low <= tick <= low * 2**octaves for tick in ticks)
+    assert ticks == sorted(ticks)

@@ -28,6 +28,16 @@ def test_larger_loop_counts_are_darker(exponents: set[int]) -> None:
     assert len({style.loop_marker(n) for n in loop_counts}) == len(loop_counts)
 
 
+def test_architectures_are_told_apart_by_colour_and_marker_and_rules_by_their_line() -> None:
+    known = style.stabiliser_looks((architecture, "none") for architecture in style.ARCHITECTURE_LOOKS)
+    assert len({look["marker"] for look in known.values()}) == len(known)
+    looks = style.stabiliser_looks([*known, ("LT+sandwich", "none"), ("FLT+rezero", "none")])
+    assert len({look["color"] for look in looks.values()}) == len(known) + 2
+    rules = style.stabiliser_looks([("FLT", "none"), ("FLT", "linear"), ("FLT", "sqrt"), ("FLT", "alpha=0.75")])
+    assert len({str(look["linestyle"]) for look in rules.values()}) == 4
+    assert {look["color"] for look in rules.values()} == {looks["FLT", "none"]["color"]}
+
+
 def test_style_overrides_the_users_settings_and_gives_them_back() -> None:
     with mpl.rc_context({"font.size": 31.0, "lines.dashed_pattern": [9.0, 9.0]}):
         with style.context():

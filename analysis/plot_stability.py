@@ -153,9 +153,10 @@ def draw(runs: pd.DataFrame, lines: pd.DataFrame, norms: pd.DataFrame) -> Figure
     if (runs["fate"] == COLLAPSED).any():
         keys.append(Line2D([], [], **END, color=style.INK, label="collapsed"))
     figure.legend(handles=keys, loc="upper center", ncols=min(len(keys), LEGEND_COLUMNS))
-    seeds = f"a line per seed, {script.seeds_text(sorted(set(runs['seed'])))}"
+    seeds = sorted(set(runs["seed"]))
+    replicas = f"seed {seeds[0]}" if len(seeds) == 1 else f"a line per seed, {script.seeds_text(seeds)}"
     rates = "each at its best rate" if runs.groupby(CURVE)["base_lr"].first().nunique() > 1 else trained.rate_text(runs)
-    style.add_footer(figure, stabilisers.footer(runs, [rates], seeds))
+    style.add_footer(figure, stabilisers.footer(runs, [rates], replicas))
     return figure
 
 
@@ -225,6 +226,7 @@ def _draw_overlays(
                 _say_missing(axes, runs[runs["n_loops"] == n])
             else:
                 axes.set_xlabel("optimizer step")
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         assert left_axes is not None
         left_axes.set_ylabel(label)
         _value_axis(left_axes, lines[quantity], is_log=quantity == "norm")

@@ -27,6 +27,7 @@ from rich.table import Table
 from analysis.plotting import panels, script, stabilisers, states, style, trained
 from analysis.plotting.stabilisers import Stabiliser
 from analysis.records import sources
+from analysis.stats import instability
 from analysis.stats.collapse import STABILISER
 from analysis.stats.stabilisers import COLLAPSED, CURVE, best_table, of_sweep
 from sweeper.errors import UserError
@@ -36,6 +37,7 @@ FIRST_STEPS = 2000  # the second paper's window, and what runs record
 POINTS = 150  # of a line at most
 SHOWN_LOOPS = (6, 9, 12)
 RUN = [*STABILISER, "n_loops", "base_lr", "seed", "fate", "run_id"]
+MEASURES = ("norm_growth_decades", "grad_norm_std")
 OVERLAYS = {"loss": "training loss\n(nats/token)", "norm": "stream norm,\nlast loop"}
 PER_ROW, LEGEND_COLUMNS = 8, 5
 LEFT, BAR_ROOM, TALL, SHORT, GAP, NAMED = 0.72, 0.62, 1.25, 0.78, 0.08, 0.32  # inches
@@ -89,7 +91,7 @@ def shown_loops(runs: pd.DataFrame, option: str | None) -> list[int]:
 def first_steps(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """The metrics of the first steps of the runs, with the columns loss, grad_norm and stream_norm_1 … in any case."""
     norms = [f"stream_norm_{i}" for i in range(1, int(runs["n_loops"].max()) + 1)]
-    columns = ["run_id", "step", "loss", "grad_norm", *norms]
+    columns = ["run_id", "step", "base_lr", "loss", "grad_norm", *norms]
     chosen = curves[curves["run_id"].isin(runs["run_id"]) & (curves["step"] <= FIRST_STEPS)]
     return chosen.reindex(columns=columns).sort_values(["run_id", "step"], ignore_index=True)
 
@@ -122,20 +124,17 @@ def loop_norms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarised(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: its result, and the growth of the norm over loops and the spread of the gradient norm.
-
-    `norm_growth`: norm at the end of the last loop over that of the first, at the last step that has both
-    `grad_norm_std`: standard deviation of the gradient norm over the last half of the steps
-    """
-    rows = []
+    """A row per run: result, and `norm_growth_decades` and `grad_norm_std` as in `analysis.stats.instability`."""
     by_run = dict(iter(curves.groupby("run_id")))
+    rows = []
     for run in runs.to_dict("records"):
-        of_run = by_run.get(run["run_id"], curves.iloc[:0])
-        late = of_run.loc[of_run["step"] > of_run["step"].max() / 2, "grad_norm"]
-        growth = (of_run[f"stream_norm_{run['n_loops']}"] / of_run["stream_norm_1"]).dropna()
-        measured = {"norm_growth": growth.iloc[-1] if len(growth) else math.nan, "grad_norm_std": late.std()}
-        rows.append({name: run[name] for name in [*RUN, "val_loss"]} | measured)
-    return pd.DataFrame(rows, columns=[*RUN, "val_loss", "norm_growth", "grad_norm_std"])
+        lines = by_run.get(run["run_id"], curves.iloc[:0])
+        growth = instability.growth_over_loops(lines, run["n_loops"])
+        deviation, *_ = instability.oscillation(lines, run["base_lr"])
+        rows.append(
+            {name: run[name] for name in [*RUN, "val_loss"]} | dict(zip(MEASURES, (growth, deviation), strict=True))
+        )
+    return pd.DataFrame(rows, columns=[*RUN, "val_loss", *MEASURES])
 
 
 def draw(runs: pd.DataFrame, lines: pd.DataFrame, norms: pd.DataFrame) -> Figure:
@@ -338,10 +337,10 @@ def _heading(figure: Figure, top: float, text: str) -> None:
 def print_runs(summary: pd.DataFrame, console: Console) -> None:
     """Print a line per stabiliser and N: means over seeds."""
     shown = Table(
-        "stabiliser", "N", "η0", "seeds", "collapsed", "loss", "norm, last loop / first", "std of gradient norm"
+        "stabiliser", "N", "η0", "seeds", "collapsed", "loss", "norm over loops (decades)", "std of gradient norm"
     )
     for (architecture, rule, n), of_cell in summary.groupby([*STABILISER, "n_loops"], sort=False):
-        numbers = [of_cell[name].mean() for name in ("val_loss", "norm_growth", "grad_norm_std")]
+        numbers = [of_cell[name].mean() for name in ("val_loss", *MEASURES)]
         collapsed = int((of_cell["fate"] == COLLAPSED).sum())
         texts = ["-" if math.isnan(value) else f"{value:.3g}" for value in numbers]
         shown.add_row(

@@ -219,7 +219,8 @@ def _diagnostics(
     loss = row["val_loss"] + (5.7 - row["val_loss"]) * np.exp(-10 * step / steps) + 0.04 * draw.normal(size=steps + 1)
     spread = (1.0 if collapsed else 0.25) * (0.3 if row["rule"] == "linear" else 1.0)
     grad_norm = np.exp(spread * draw.normal(size=steps + 1) - 1.0 * (step / steps) ** 0.5)
-    table = pd.DataFrame({"run_id": row["run_id"], "step": step, "loss": loss, "grad_norm": grad_norm})
+    rate = row["base_lr"] * np.minimum(1.0, 5 * (step + 1) / steps)  # after a warmup
+    table = pd.DataFrame({"run_id": row["run_id"], "step": step, "loss": loss, "grad_norm": grad_norm, "base_lr": rate})
     growth = (3.0 if collapsed else 1.0 if row["rule"] == "none" else 0.3) * step / steps
     for i in range(1, n + 1):
         norm = 8.0 * np.exp(growth * (0.4 + 0.6 * i / n)) * (1 + 0.02 * draw.normal(size=steps + 1))

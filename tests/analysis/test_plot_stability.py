@@ -71,7 +71,7 @@ def test_collapse_grows_over_loops_and_oscillates_more(drawn: Path) -> None:
     runs = pd.read_csv(drawn / "stability-runs.csv").set_index(KEY)
     lost, calm = runs.loc[("LT", "none", 12)], runs.loc[("FLT", "none", 12)]
     assert (lost["fate"], calm["fate"]) == ("collapsed", "done")
-    assert lost["norm_growth"] > 2 * calm["norm_growth"]
+    assert lost["norm_growth_decades"] > 2 * calm["norm_growth_decades"]
     assert lost["grad_norm_std"] > 2 * calm["grad_norm_std"]
 
 
@@ -101,7 +101,7 @@ def test_sweep_without_diagnostics_is_drawn_and_says_so(
 ) -> None:
     cells, curves = tables
     bare = draw(cells, curves[["run_id", "step", "loss"]], store, tmp_path)
-    assert bare[["norm_growth", "grad_norm_std"]].isna().all(axis=None)
+    assert bare[["norm_growth_decades", "grad_norm_std"]].isna().all(axis=None)
     assert pd.read_csv(tmp_path / "stability.csv")["loss"].notna().all()
     draw(with_state(cells, "seed == 0", "pending"), curves.iloc[:0], store, tmp_path / "none", "--loops", "3")
 

@@ -115,13 +115,15 @@ def draw(runs: pd.DataFrame, losses: pd.DataFrame) -> Figure:
 
 
 def limits(losses: pd.DataFrame) -> tuple[float, float]:
-    """The loss axis: up to the largest loss, or a little above the unigram entropy if that is lower."""
-    finite = losses["test_loss"].replace([np.inf, -np.inf], math.nan).dropna()
-    if finite.empty:
+    """The loss axis: every loss at N_test = N, and others up to `ABOVE_ENTROPY` above the unigram entropy."""
+    finite = losses["test_loss"].replace([np.inf, -np.inf], math.nan)
+    if finite.isna().all():
         return 0.0, 1.0
+    own = finite[(losses["test_loops"] == losses["n_loops"]).fillna(False)]
     entropy = losses["unigram_entropy"].iloc[0]
-    high = float(finite.max()) if math.isnan(entropy) else min(float(finite.max()), entropy + ABOVE_ENTROPY)
-    high = max(high, float(finite.min()) + 0.05)
+    high = float(finite.max())
+    if not math.isnan(entropy):
+        high = min(high, max(float(own.max()), entropy + ABOVE_ENTROPY))
     room = 0.06 * (high - float(finite.min()))
     return float(finite.min()) - room, high + room
 

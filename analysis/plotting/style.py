@@ -16,12 +16,14 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 from model.scaling import RULES
 from sweeper.errors import UserError
 
 Look = dict[str, Any]  # keyword arguments of a Line2D
 TEXT_WIDTH = 7.2  # inches: two columns of a paper
+FOOTER_SIZE = 7.0  # points
 INK = "#222222"
 MUTED = "#6b6b6b"
 GUIDE = "#b5b5b5"
@@ -170,8 +172,13 @@ def stabiliser_looks(stabilisers: Iterable[tuple[str, str]]) -> dict[tuple[str, 
 
 
 def add_footer(figure: Figure, text: str) -> None:
-    """A small line at the foot: preset, seeds, and how many of the expected points are in the figure."""
-    figure.text(0.5, 0.07 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=7.0, color=MUTED)
+    """A small line at the foot: preset, seeds, and how many of the expected points are in the figure.
+
+    It is smaller still where the name of the sweep is so long that it would leave the page.
+    """
+    width = TextPath((0, 0), text, size=FOOTER_SIZE).get_extents().width / 72
+    size = FOOTER_SIZE * min(1.0, 0.97 * figure.get_figwidth() / width)
+    figure.text(0.5, 0.07 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=size, color=MUTED)
 
 
 def save(figure: Figure, out: Path, stem: str, formats: Sequence[str]) -> list[Path]:

@@ -65,6 +65,13 @@ def test_a_loss_far_above_the_unigram_entropy_leaves_the_axis_alone(
     assert plot_test_time.limits(unknown)[1] > (50.0 if np.isfinite(worst) else 5.0)
 
 
+def test_every_loss_at_the_trained_loop_count_is_within_the_axis() -> None:
+    columns = ["n_loops", "test_loops", "test_loss", "unigram_entropy"]
+    losses = pd.DataFrame([(1, 1, 5.1, 4.2), (1, 6, 9.0, 4.2), (6, 6, 5.5, 4.2), (6, 1, np.nan, 4.2)], columns=columns)
+    low, high = plot_test_time.limits(losses)
+    assert low < 5.1 < 5.5 < high < 6
+
+
 def test_runs_without_read_outs_are_rows_with_their_state(
     tables: tuple[pd.DataFrame, pd.DataFrame], with_state: WithState, store: Store, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -44,6 +45,17 @@ def test_style_overrides_the_users_settings_and_gives_them_back() -> None:
             assert mpl.rcParams["font.size"] == 8.0
             assert mpl.rcParams["lines.dashed_pattern"] != [9.0, 9.0]
         assert mpl.rcParams["font.size"] == 31.0
+
+
+def test_a_long_footer_stays_on_the_page() -> None:
+    with style.context():
+        figure = Figure(figsize=(style.TEXT_WIDTH, 2.0))
+        style.add_footer(figure, "preset quick  ·  $L=2$")
+        style.add_footer(figure, "preset quick  ·  $L=2$  ·  sweep " + "architectures-" * 12)
+        short, long = figure.texts
+        assert short.get_fontsize() == style.FOOTER_SIZE
+        box = long.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert 0 < box.x0 < box.x1 < figure.bbox.width
 
 
 def test_unwritable_out_is_named(tmp_path: Path) -> None:

@@ -110,10 +110,6 @@ class LT(Plain):
         """n(x)."""
         return loop.norm(x)  # type: ignore[no-any-return]
 
-    def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """The stream before the norm, in fp32; what follows is the next block's."""
-        return 4 * shape.d_model
-
 
 class LTi(LT):
     """`LT` with injection: from the second step on n(h_{n−1} + ε · e), with the raw e. ε scales the injected e."""
@@ -127,8 +123,8 @@ class LTi(LT):
         return loop.norm(source if n == 1 else state.addcmul(source, loop.residual_scale)), ()
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """The streams before two norms, in fp32."""
-        return 2 * 4 * shape.d_model
+        """The state, in fp32."""
+        return 4 * shape.d_model
 
 
 class FLT(LT):
@@ -149,13 +145,13 @@ class FLT(LT):
         return kind.forward(block, x, rotary, *context)
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """The streams before two norms, in fp32.
+        """The state, in fp32.
 
         Attention makes queries apart from keys and values, and does not keep them from before their rotation. Under
-        autocast a copy of their input makes up for most of that.
+        autocast a copy of their input makes up for that.
         """
-        saved = 1 if precision == "bf16" else 4 * len(self.injected(range(shape.n_layers)))
-        return (2 * 4 - saved) * shape.d_model
+        saved = 0 if precision == "bf16" else 4 * len(self.injected(range(shape.n_layers)))
+        return (4 - saved) * shape.d_model
 
     def injected(self, layers: range) -> range:
         """Those of some layers that take their queries from the state."""
@@ -196,8 +192,8 @@ class FLTres(LT):
         return kind.forward(block, x, rotary)
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """The streams before the norm of each block and of the state, in fp32."""
-        return 4 * (1 + shape.n_layers) * shape.d_model
+        """The state, in fp32."""
+        return 4 * shape.d_model
 
 
 class Parcae(Plain):
@@ -256,7 +252,7 @@ class Boundary(Plain):
         return loop.norm(x).addcmul(source, loop.residual_scale)  # type: ignore[no-any-return]
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """The stream before the norm, in fp32."""
+        """The stream behind the norm, in fp32."""
         return 4 * shape.d_model
 
 

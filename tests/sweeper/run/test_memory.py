@@ -106,6 +106,7 @@ def kept_bytes(shape: ModelConfig, sequences: int, precision: str) -> int:
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()  # an output that is saved as it is would keep its graph, and so itself, for ever
         kept[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no storage is counted for another
         return tensor
 
@@ -122,14 +123,18 @@ def kept_bytes(shape: ModelConfig, sequences: int, precision: str) -> int:
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_more_loop_costs_what_autograd_keeps_of_it(literal_run, precision, block, loop) -> None:
-    """Within 2%: a few numbers a token are left out and, in bf16, the copies of the weights."""
+    """Within 2%: a few numbers a token are left out and, in bf16, the copies of the weights.
+
+    Where another block meets another loop, within 8%: two norms in a row keep what one of them does not.
+    """
     if BLOCKS[block].needs_one_path and not LOOPS[loop].is_one_path:
         pytest.skip("these kinds do not go together")
+    tolerance = 0.02 if block == "pre_norm" or loop == "plain" else 0.08
     shapes = [ModelConfig(300, 64, 2, 176, 2, n, max_seq_len=128, block=block, loop=loop) for n in (2, 3)]
     runs = [replace(literal_run, model=shape, seq_len=128, precision=precision) for shape in shapes]
     fewer, more = (training_bytes(run, 16, recompute=False) for run in runs)
     kept_fewer, kept_more = (kept_bytes(shape, 16, precision) for shape in shapes)
-    assert more - fewer == pytest.approx(kept_more - kept_fewer, rel=0.02)
+    assert more - fewer == pytest.approx(kept_more - kept_fewer, rel=tolerance)
 
 
 def test_with_recomputation_memory_hardly_grows_with_n(literal_run) -> None:

@@ -138,16 +138,16 @@ class Lab:
     def slurm(self, *command: str) -> None:
         self.cluster.query(*command)
 
-    def trainer(self) -> int:
-        """Process id of the only run's training process."""
-        owner = read_owner(self.run().lock)
+    def trainer(self, run: RunDir | None = None) -> int:
+        """Process id of the training process of a run; by default of the only run."""
+        owner = read_owner((run or self.run()).lock)
         assert owner is not None
         return int(owner["pid"])
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[int]:
+    def held(self, run: RunDir | None = None) -> Iterator[int]:
         """Pause the training process, so that the run does not end before the cluster acts."""
-        trainer = self.trainer()
+        trainer = self.trainer(run)
         os.kill(trainer, signal.SIGSTOP)
         try:
             yield trainer
@@ -155,9 +155,9 @@ class Lab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(trainer, signal.SIGCONT)
 
-    def restarts(self) -> int:
-        """How often SLURM restarted the newest job."""
-        shown = self.cluster.query("scontrol", "show", "job", self.job())
+    def restarts(self, job: str | None = None) -> int:
+        """How often SLURM restarted a job; by default the newest."""
+        shown = self.cluster.query("scontrol", "show", "job", job or self.job())
         return int(shown.split("Restarts=")[1].split()[0])
 
     def job_log(self) -> str:

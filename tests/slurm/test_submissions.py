@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from sweeper.execution.slurm.submission import submissions
+from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State
 
-from .lab import CHECKOUT, GRID, ONE_RUN, Lab, finished
+from .lab import CHECKOUT, GRID, MIDWAY, ONE_RUN, Lab, finished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("interrupted")]
 SMOKE = (*GRID, "panel=a,b", "optimizer.base_lr=4e-3,8e-3")
@@ -46,6 +48,30 @@ def test_two_submissions_at_once_queue_every_run_once(lab: Lab, undisturbed: Cal
     assert sorted("submitted 1 runs" in text for text in printed) == [False, True]
     lab.until_finished()
     assert lab.curves() == undisturbed()
+
+
+def test_last_element_of_an_array_is_requeued_alone(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    """The id of the last element is that of the array. Its siblings have ended: one is done, one was cancelled."""
+    grid = (*GRID, "panel=b", "model.n_loops=1", "optimizer.base_lr=4e-3,6e-3,8e-3", *ONE_RUN[-3:])
+    lab.submit(*grid)
+    [array] = submissions(lab.sweeps)[-1].arrays
+    done, cancelled, last = (RunDir(lab.runs / run_id) for [run_id] in array.elements)
+
+    def state(element: int) -> list[str]:
+        return lab.cluster.squeue("%T", "-t", "all", "-j", f"{lab.job()}_{element}")
+
+    lab.until(lambda: last.last_metrics().get("step", 0) >= MIDWAY, "the last element's middle")
+    with lab.held(last):
+        lab.slurm("scancel", f"{lab.job()}_1")
+        lab.until(lambda: (state(0), state(1)) == (["COMPLETED"], ["CANCELLED"]), "the siblings' ends")
+        lab.slurm("scancel", "--signal=USR2", f"{lab.job()}_2")
+    lab.until(lambda: last.result() is not None, "the last run's result")
+    assert [lab.restarts(f"{lab.job()}_{element}") for element in range(3)] == [0, 0, 1]
+    assert (state(0), state(1)) == (["COMPLETED"], ["CANCELLED"])
+    expected = undisturbed(*grid)
+    for rundir in (done, last):
+        assert rundir.read_metrics() == expected[rundir.path.name]
+    assert cancelled.result() is None
 
 
 def test_second_job_of_a_run_leaves_it_to_the_first(lab: Lab, undisturbed: Callable[..., Any]) -> None:

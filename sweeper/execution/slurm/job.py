@@ -35,7 +35,17 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """This process in SLURM's terms: one task of a job step."""
+    """This process in SLURM's terms: one task of a job step.
+
+    Attributes:
+        job: id of the job, as commands of SLURM take it. For an element of an array it is ARRAY_INDEX: the number in
+            SLURM_JOB_ID is that of the whole array in its last element.
+        restarts: how often SLURM has restarted the job.
+        rank: among all tasks of the step.
+        local_rank: among those on this node.
+        nodes: of the job.
+        launch_host: address of the first node.
+    """
 
     job: str
     restarts: str
@@ -48,8 +58,9 @@ class Task:
     def here(cls) -> "Task":
         """From the environment variables that srun sets."""
         variables = os.environ
+        array = variables.get("SLURM_ARRAY_JOB_ID")
         return cls(
-            job=variables["SLURM_JOB_ID"],
+            job=f"{array}_{variables['SLURM_ARRAY_TASK_ID']}" if array else variables["SLURM_JOB_ID"],
             restarts=variables.get("SLURM_RESTART_COUNT", "0"),
             rank=int(variables["SLURM_PROCID"]),
             local_rank=int(variables["SLURM_LOCALID"]),

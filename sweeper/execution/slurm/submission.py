@@ -144,13 +144,23 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
             )
             for run_ids in array.elements
         ]
-        with refusals_in_one_line():
+        with refusals_in_one_line(), _outside_of_arrays():
             jobs = executor.map_array(SlurmJob.run, slurm_jobs)
         arrays = list(submission.arrays)
         arrays[number] = replace(array, job_id=str(jobs[0].job_id).split("_")[0])
         submission = replace(submission, arrays=tuple(arrays))
         submission.save()
     return submission
+
+
+@contextmanager
+def _outside_of_arrays() -> Iterator[None]:
+    """Hide that this process may be an element of an array itself. Its jobs would inherit that element's numbers."""
+    inherited = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("SLURM_ARRAY_")}
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
 
 
 @contextmanager

@@ -209,6 +209,14 @@ class TestRetryOnSlurm:
         text = newest.read_text()
         assert [config.run_id in text for config in sweep.configs] == [True, True, False, False]
 
+    def test_a_job_does_not_inherit_the_array_in_which_it_was_submitted(
+        self, sweep: TypedSweep, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slurm.queue(slurm.submit(sweep), *4 * ["FAILED"])
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+        (slurm.bin / "sbatch").write_text('#!/bin/sh\necho "Submitted batch job 1${SLURM_ARRAY_JOB_ID:-3}"\n')
+        assert "submitted 4 runs as 13 (4 jobs)" in sweep.type("retry").out
+
     def test_an_option_that_is_not_allowed_is_one_line_and_nothing_is_submitted(
         self, sweep: TypedSweep, slurm: FakeSlurm
     ) -> None:

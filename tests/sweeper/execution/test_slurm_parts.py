@@ -16,6 +16,7 @@ from analysis.records import sources
 from analysis.stats import transfer
 from sweeper.errors import UserError
 from sweeper.execution.retry import MaxPerCheckpoint
+from sweeper.execution.slurm.job import Task
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
@@ -192,6 +193,26 @@ def test_another_job_does_not_wait_for_a_live_owner(
     with pytest.raises(RunLocked, match="elsewhere"), RunLock(cut_off, StopFlag()):
         pass
     assert slept == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [
+        ({"SLURM_JOB_ID": "12"}, "12"),
+        ({"SLURM_JOB_ID": "13", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "0"}, "12_0"),
+        ({"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1"}, "12_1"),
+    ],
+    ids=["no array", "element", "last element"],
+)
+def test_a_job_names_its_element_and_never_the_whole_array(
+    variables: dict[str, str], job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    task = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "1"}
+    for name, value in (task | variables).items():
+        monkeypatch.setenv(name, value)
+    assert Task.here().job == job
 
 
 def test_same_code_is_the_same_snapshot(tmp_path: Path) -> None:

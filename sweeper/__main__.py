@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sweeper.cli.options import count, positive
 from sweeper.errors import SweepIncomplete, UserError
-from sweeper.files import check_writable, check_writable_file
+from sweeper.files import check_writable, check_writable_file, not_permitted
 from sweeper.records.sweep_manifest import sweeps_beside
 
 THEN = (
@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except PermissionError as error:
+        print(f"error: {not_permitted(error)}", file=sys.stderr)
+        sys.exit(UserError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,20 @@ from sweeper.errors import UserError
 def no_space(path: Path) -> UserError:
     """The error for a full disk."""
     return UserError(f"no space left for {path}: free some, or move it with paths.runs=DIR or paths.data=DIR")
+
+
+def not_permitted(error: PermissionError) -> UserError:
+    """The error for a file or directory that this user may not read or write."""
+    path = Path(str(error.filename)) if error.filename else None
+    owner = ""
+    with suppress(OSError, KeyError, ValueError):
+        if path is not None:
+            present = next(place for place in (path, *path.parents) if place.exists())
+            owner = f", which belongs to {present.owner()}"
+    return UserError(
+        f"no permission for {path or 'a file'}{owner}; ask for write permission of your group (chmod -R g+rwX), or "
+        "give other directories: paths.runs=DIR paths.data=DIR, or --runs DIR"
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from sweeper.config.messages import composing
 from sweeper.config.register import CONFIG_DIR, register
 from sweeper.errors import UserError
+from sweeper.files import not_permitted
 
 register()
 
@@ -75,6 +76,8 @@ def main() -> None:
             train()
     except UserError as error:
         sys.exit(_exit_with(error))
+    except PermissionError as error:
+        sys.exit(_exit_with(not_permitted(error)))
 
 
 def _exit_with(error: UserError) -> int:

@@ -87,14 +87,13 @@ class SweepCommands:
         Raises:
             UserError: if the sweep never went to SLURM, or scancel fails.
         """
-        from sweeper.execution.slurm.queue import run_jobs
+        from sweeper.execution.slurm.queue import live_jobs
         from sweeper.execution.slurm.submission import submissions
 
         submitted = submissions(self.sweeps, self.sweep.name)
         if not submitted:
             raise UserError(f"{self.sweep.name} has no SLURM jobs; a local sweep stops with Ctrl-C where it runs")
-        jobs = run_jobs(submitted, self.sweep.run_ids)
-        ids = sorted({job.id for job in jobs.values() if job.waits or job.works})
+        ids = live_jobs(submitted, self.sweep.run_ids)
         if not ids:
             self.console.print(f"no job of {self.sweep.name} waits or runs")
             return

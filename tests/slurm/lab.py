@@ -46,6 +46,7 @@ class Lab:
     texts: Path
     data: Path
     checkout: Path = CHECKOUT
+    variables: tuple[tuple[str, str], ...] = ()  # of the environment of commands
 
     @property
     def runs(self) -> Path:
@@ -80,7 +81,7 @@ class Lab:
         return subprocess.Popen(
             [sys.executable, "-m", "sweeper", *words],
             cwd=self.checkout,
-            env={**self.cluster.environment, "PYTHONPATH": str(self.checkout)},
+            env={**self.cluster.environment, "PYTHONPATH": str(self.checkout), **dict(self.variables)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

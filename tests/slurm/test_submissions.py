@@ -74,6 +74,15 @@ def test_last_element_of_an_array_is_requeued_alone(lab: Lab, undisturbed: Calla
     assert cancelled.result() is None
 
 
+def test_queued_jobs_are_seen_by_whoever_shares_the_directory(lab: Lab) -> None:
+    lab.submit(*ONE_RUN, "+hydra.launcher.extra={hold: true}")
+    first, colleague = lab.job(), replace(lab, variables=(("LOGNAME", "nobody"), ("USER", "nobody")))
+    assert "nothing to submit" in colleague.submit(*ONE_RUN)
+    assert f"{first}  " in colleague.type("status")
+    assert "cancelled 1 jobs" in colleague.type("cancel")
+    assert lab.job() == first
+
+
 def test_second_job_of_a_run_leaves_it_to_the_first(lab: Lab, undisturbed: Callable[..., Any]) -> None:
     lab.submit(*ONE_RUN)
     [script] = lab.sweeps.glob("*/slurm/*/jobs/*_submission.sh")

@@ -99,7 +99,7 @@ def _with_queue(plan: Plan, roots: Roots) -> Plan:
     plan = replace(plan, status=status, queued=frozenset())
     jobs = run_jobs(submissions(roots.sweeps), plan.to_run)
     # A failed run has no owner, even if its job is still training other runs packed with it.
-    live = (i for i, job in jobs.items() if (job.waits or job.works) and status[i].state is not State.FAILED)
+    live = (i for i, job in jobs.items() if job.lives and status[i].state is not State.FAILED)
     return replace(plan, queued=frozenset(live))
 
 

@@ -1,14 +1,17 @@
-"""Query SLURM for all jobs of a sweep at once: one squeue, and one sacct for jobs that squeue no longer lists."""
+"""Query SLURM for all jobs of a sweep at once: one squeue, and one sacct for jobs that squeue no longer lists.
 
-import getpass
+Jobs are looked up by their recorded names and ids, not by user: in a shared directory they may be another user's.
+"""
+
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sweeper.errors import UserError
-from sweeper.execution.slurm.submission import Submission
+from sweeper.execution.slurm.submission import JobArray, Submission
 
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 WORKING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
@@ -41,8 +44,14 @@ class Job:
         """Whether it has nodes."""
         return self.state in WORKING
 
+    @property
+    def lives(self) -> bool:
+        """Whether it is waiting or has nodes."""
+        return self.waits or self.works
+
 
 GONE = Job("", "UNKNOWN", "SLURM no longer knows the job")
+NEVER_STARTED = Job("", "UNKNOWN", "its job left the queue before it started: cancelled, or removed by the site")
 
 
 def run_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> dict[str, Job]:
@@ -58,23 +67,44 @@ def run_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> dic
     Raises:
         UserError: if SLURM does not answer.
     """
+    jobs = jobs_by_run(submissions, run_ids)
+    return {run_id: ([job for job in found if job.lives] or found)[-1] for run_id, found in jobs.items()}
+
+
+def live_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> list[str]:
+    """Ids of all jobs of the runs that are waiting or running. A run has two after a submission that crashed."""
+    jobs = jobs_by_run(submissions, run_ids).values()
+    return sorted({job.id for found in jobs for job in found if job.lives})
+
+
+def jobs_by_run(submissions: Sequence[Submission], run_ids: Collection[str]) -> dict[str, list[Job]]:
+    """All jobs of each run, the oldest first. See `run_jobs`."""
     selected = set(run_ids)
+    arrays = {array.name: (submission, array) for submission in submissions for array in submission.arrays}
     places = [pair for submission in submissions for pair in submission.jobs_by_run() if pair[0] in selected]
     if not places or shutil.which("squeue") is None:
         return {}
-    known = _squeue()
-    if any(place not in known for _, place in places):
-        known = _sacct(submissions) | known
-    jobs: dict[str, Job] = {}
+    known = _squeue({name for _, (name, _) in places})
+    if missing := {name for _, (name, index) in places if (name, index) not in known}:
+        known = _sacct([arrays[name] for name in sorted(missing)]) | known
+    jobs: dict[str, list[Job]] = {}
     for run_id, place in places:
-        job, before = known.get(place, GONE), jobs.get(run_id)
-        if before is None or job.waits or job.works or not (before.waits or before.works):
-            jobs[run_id] = job
+        job = known.get(place) or _forgotten(*arrays[place[0]], place)
+        if job is not None:
+            jobs.setdefault(run_id, []).append(job)
     return jobs
 
 
-def _squeue() -> dict[Place, Job]:
-    command = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%j|%T|%r"]
+def _forgotten(submission: Submission, array: JobArray, place: Place) -> Job | None:
+    """A job of which SLURM says nothing. None if it never reached SLURM."""
+    log = submission.log(*place)
+    if array.job_id is None or log is None:
+        return None
+    return GONE if log.exists() else NEVER_STARTED  # SLURM opens the log when it starts the job
+
+
+def _squeue(names: Collection[str]) -> dict[Place, Job]:
+    command = ["squeue", "-h", "-r", "-t", "all", f"--name={','.join(sorted(names))}", "-o", "%i|%j|%T|%r"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
@@ -82,28 +112,43 @@ def _squeue() -> dict[Place, Job]:
     jobs = {}
     for line in done.stdout.splitlines():
         job_id, name, state, reason = line.split("|", 3)
-        jobs[name, _index(job_id)] = Job(job_id, state, "" if reason == "None" else reason)
+        for index in _elements(job_id):
+            jobs[name, index] = Job(job_id, state, "" if reason == "None" else reason)
     return jobs
 
 
-def _sacct(submissions: Sequence[Submission]) -> dict[Place, Job]:
-    """Jobs from accounting. Empty on a cluster without it."""
+def _sacct(arrays: Sequence[tuple[Submission, JobArray]]) -> dict[Place, Job]:
+    """Jobs from accounting. Empty on a cluster without it.
+
+    Elements that were cancelled before they started are listed only if asked for by id.
+    """
     if shutil.which("sacct") is None:
         return {}
-    oldest = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(s.created for s in submissions) - 60))
-    names = ",".join(array.name for submission in submissions for array in submission.arrays)
-    fields = "JobID,JobName,State,ExitCode"
-    done = subprocess.run(
-        ["sacct", "-n", "-P", "-X", "-S", oldest, f"--name={names}", "-o", fields], capture_output=True, text=True
-    )
+    ids = [array.job_id for _, array in arrays if array.job_id is not None]
+    names = [array.name for _, array in arrays if array.job_id is None]  # a crash before the id was recorded
+    oldest = min(submission.created for submission, _ in arrays) - 60
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(oldest))
     jobs: dict[Place, Job] = {}
-    for line in done.stdout.splitlines():
-        job_id, name, state, exit_code = line.split("|")
-        if "[" not in job_id:  # waiting elements share one line; squeue lists them
-            jobs[name, _index(job_id)] = Job(job_id, state.split()[0], f"exit {exit_code}")
+    for asked in [*([f"--jobs={','.join(ids)}"] if ids else []), *([f"--name={','.join(names)}"] if names else [])]:
+        command = ["sacct", "-n", "-P", "-X", "-a", "-S", since, asked, "-o", "JobID,JobName,State,ExitCode"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        for line in done.stdout.splitlines():
+            job_id, name, state, exit_code = line.split("|")
+            for index in _elements(job_id):
+                job = Job(_element_id(job_id, index), state.split()[0], f"exit {exit_code}")
+                if not job.lives:  # squeue lists those, and accounting may be late
+                    jobs[name, index] = job
     return jobs
 
 
-def _index(job_id: str) -> int:
-    _, _, index = job_id.partition("_")
-    return int(index or 0)
+def _elements(job_id: str) -> Iterator[int]:
+    """Array indices of a job id: 1234 (index 0), 1234_5 or 1234_[0-3,7%2]."""
+    _, _, indices = job_id.partition("_")
+    for part in indices.strip("[]").partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if re.fullmatch(r"\d*", first + last):
+            yield from range(int(first or 0), int(last or first or 0) + 1)
+
+
+def _element_id(job_id: str, index: int) -> str:
+    return f"{job_id.partition('_')[0]}_{index}" if "[" in job_id else job_id

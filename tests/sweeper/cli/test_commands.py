@@ -1,11 +1,12 @@
 """`loopsweep` on a sweep that was submitted before: logs, watch, retry, cancel, on this machine and through SLURM."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeper.records.lock import RunLock
+from sweeper.records.lock import Guard, RunLock
 from sweeper.records.run_dir import RunDir
 from sweeper.run.stop import StopFlag
 
@@ -162,6 +163,17 @@ class TestCancelOnSlurm:
         assert (result.status, result.err) == (0, "")
         assert result.out == "cancelled 2 jobs of mine; results and checkpoints stay\n"
 
+    def test_both_jobs_of_a_run_are_cancelled(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
+        slurm.queue(slurm.submit(sweep), "RUNNING")
+        first = (slurm.bin / "squeue").read_text()
+        slurm.queue(slurm.submit(sweep), "PENDING")
+        second = (
+            (slurm.bin / "squeue").read_text().replace("12_0", "13_0").replace("#!/bin/sh", "").replace("exit 0", "")
+        )
+        (slurm.bin / "squeue").write_text(first.replace("exit 0", "") + second)
+        assert sweep.type("cancel").out == "cancelled 2 jobs of mine; results and checkpoints stay\n"
+        assert slurm.calls("scancel") == [["12_0", "13_0"]]
+
     def test_without_such_jobs_nothing_is_called(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
         slurm.queue(slurm.submit(sweep), "COMPLETED", "FAILED")
         result = sweep.type("cancel")
@@ -236,3 +248,20 @@ class TestRetryOnSlurm:
         assert result.err.startswith("error: sbatch refused: ")
         assert "invalid partition" in result.err
         assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["remove", "retry"])
+def test_a_sweep_that_belongs_to_another_user_is_one_line(
+    command: str, sweep: TypedSweep, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.queue(slurm.submit(sweep), *4 * ["FAILED"])
+
+    def refuse(guard: Guard) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(sweep.root / "sweeps" / "a.guard"))
+
+    monkeypatch.setattr(Guard, "__enter__", refuse)
+    result = sweep.type(command, *(["seed=1", "--yes"] if command == "remove" else []))
+    owner = Path(sweep.root).owner()
+    assert result.status == 2
+    assert result.err.startswith(f"error: no permission for {sweep.root}/sweeps/a.guard, which belongs to {owner}; ")
+    assert result.err.count("\n") == 1

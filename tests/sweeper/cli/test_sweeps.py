@@ -1,5 +1,6 @@
 """Sweeps as they are typed: a part, what follows on it, where its manifest lies, what is taken out of it."""
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from sweeper.__main__ import main
 from sweeper.execution.step_timing import cache_file
 from sweeper.grid.plan import StepTimes
+from sweeper.records.lock import Guard
 from sweeper.records.sweep_manifest import Sweep
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -84,6 +86,18 @@ def test_nothing_follows_on_what_was_not_submitted(overrides: list[str], loopswe
     assert list(tmp_path.iterdir()) == []
     status, _, err = loopsweep("submit", "--then", "no-such-command", *overrides, "panel=a")
     assert (status, err) == (2, "error: --then no-such-command: No such file or directory\n")
+
+
+def test_directories_of_another_user_are_one_line(
+    overrides: list[str], loopsweep: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Guard) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "sweeps" / "a.guard"))
+
+    monkeypatch.setattr(Guard, "__enter__", refuse)
+    status, _, err = loopsweep("submit", *overrides)
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: no permission for {tmp_path}/sweeps/a.guard, which belongs to {tmp_path.owner()}; ")
 
 
 def test_manifests_lie_beside_the_runs_for_whoever_looks(finished_sweep, overrides, loopsweep, tmp_path) -> None:

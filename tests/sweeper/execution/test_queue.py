@@ -1,7 +1,7 @@
 """Which job a run has, from what squeue lists and what sacct remembers."""
 
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.errors import UserError
 from sweeper.execution.slurm import queue
-from sweeper.execution.slurm.queue import GONE, Job, run_jobs
+from sweeper.execution.slurm.queue import GONE, NEVER_STARTED, Job, live_jobs, run_jobs
 from sweeper.execution.slurm.submission import JobArray, Submission
 
 
@@ -81,14 +81,16 @@ def test_of_two_jobs_of_a_run_the_live_one_counts_and_else_the_newer(
 
 
 def test_accounting_is_asked_only_for_jobs_that_squeue_does_not_list(slurm: Answers) -> None:
-    """Elements that wait share a line of sacct, which is ignored."""
+    """Elements that did not start share a line of sacct. squeue knows better whether they wait."""
     slurm.squeue = ["1_0|s|RUNNING|None"]
-    slurm.sacct = ["1_0|s|PENDING|0:0", "1_1|s|CANCELLED by 0|0:15", "1_[2-3]|s|PENDING|0:0", "1_4|s|FAILED|1:0"]
+    slurm.sacct = ["1_0|s|PENDING|0:0", "1_1|s|CANCELLED by 0|0:15", "1_[2,5-6%2]|s|CANCELLED by 0|0:0"]
+    slurm.sacct += ["1_3|s|PENDING|0:0", "1_4|s|FAILED|1:0"]
     elements = [("a",), ("b",), ("c",), ("d",), ("e",)]
-    assert run_jobs([submission("s", *elements)], ["a", "b", "c", "e"]) == {
+    assert run_jobs([submission("s", *elements)], ["a", "b", "c", "d", "e"]) == {
         "a": Job("1_0", "RUNNING"),
         "b": Job("1_1", "CANCELLED", "exit 0:15"),
-        "c": GONE,
+        "c": Job("1_2", "CANCELLED", "exit 0:0"),
+        "d": NEVER_STARTED,
         "e": Job("1_4", "FAILED", "exit 1:0"),
     }
     run_jobs([submission("s", *elements)], ["a"])
@@ -99,16 +101,44 @@ def test_accounting_is_asked_about_all_submissions_from_before_the_oldest(slurm:
     slurm.sacct = []
     run_jobs([submission("s", ("a",), created=86400.0 * 365), submission("t", ("b",), created=2e9)], ["a", "b"])
     [command] = [command for command in slurm.calls if command[0] == "sacct"]
-    assert "--name=s,t" in command
+    assert "--jobs=1,1" in command
     started = command[command.index("-S") + 1]
     assert started < "1971-01-02"
     assert started > "1970-12-30"
 
 
-def test_without_accounting_a_job_that_squeue_does_not_list_is_gone(slurm: Answers) -> None:
-    assert run_jobs([submission("s", ("a",))], ["a"]) == {"a": GONE}
-    assert not GONE.waits
-    assert not GONE.works
+def test_without_accounting_the_log_tells_whether_a_job_that_squeue_does_not_list_has_started(
+    slurm: Answers, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "1_0_0_log.out").touch()
+    forgotten = replace(submission("s", ("a",), ("b",)), path=tmp_path)
+    assert run_jobs([forgotten], ["a", "b"]) == {"a": GONE, "b": NEVER_STARTED}
+    assert not GONE.lives
+    assert not NEVER_STARTED.lives
+
+
+def test_a_submission_that_slurm_never_got_has_no_jobs(slurm: Answers) -> None:
+    """sbatch refused it, or this process died before the call."""
+    never = Submission(Path("s"), 1e9, {}, (JobArray("s", (("a",), ("b",)), None),))
+    assert run_jobs([never], ["a", "b"]) == {}
+    slurm.squeue = ["4_1|s|RUNNING|None"]  # or after the call, before it recorded the id
+    assert run_jobs([never], ["a", "b"]) == {"b": Job("4_1", "RUNNING")}
+
+
+def test_jobs_are_looked_up_by_name_whoever_submitted_them(slurm: Answers) -> None:
+    slurm.sacct = []
+    run_jobs([submission("s", ("a",)), submission("t", ("b",)), submission("u", ("c",))], ["a", "b"])
+    squeue, sacct = slurm.calls
+    assert "--name=s,t" in squeue
+    assert "-a" in sacct
+    assert not {"-u", "--me", "--user"} & {*squeue, *sacct}
+
+
+def test_both_jobs_of_a_run_are_live(slurm: Answers) -> None:
+    slurm.squeue = ["1_0|older|PENDING|None", "2_0|newer|RUNNING|None", "2_1|newer|FAILED|None"]
+    both = [submission("older", ("a",)), submission("newer", ("a",), ("b",))]
+    assert live_jobs(both, ["a", "b"]) == ["1_0", "2_0"]
 
 
 def test_slurm_is_not_asked_without_a_submitted_run(slurm: Answers) -> None:

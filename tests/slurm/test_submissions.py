@@ -74,6 +74,20 @@ def test_last_element_of_an_array_is_requeued_alone(lab: Lab, undisturbed: Calla
     assert cancelled.result() is None
 
 
+def test_a_node_with_an_old_env_trains(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    env = lab.root / "old" / "env"
+    env.parent.mkdir()
+    env.write_text('#!/bin/sh\ncase "$1" in --*-signal*) echo "unrecognized option" >&2; exit 125;; esac\n')
+    env.write_text(env.read_text() + 'exec /usr/bin/env "$@"\n')
+    env.chmod(0o755)
+    lab.submit(*ONE_RUN, f"hydra.launcher.setup=['export PATH={env.parent}:$PATH']")
+    lab.until_midway()
+    lab.slurm("scancel", "--signal=USR2", lab.job())  # and the warning still reaches the pool
+    lab.until_finished()
+    assert lab.restarts() == 1
+    assert lab.curves() == undisturbed()
+
+
 def test_queued_jobs_are_seen_by_whoever_shares_the_directory(lab: Lab) -> None:
     lab.submit(*ONE_RUN, "+hydra.launcher.extra={hold: true}")
     first, colleague = lab.job(), replace(lab, variables=(("LOGNAME", "nobody"), ("USER", "nobody")))

@@ -128,10 +128,8 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     from sweeper.execution.slurm.job import SlurmJob
 
     options = SlurmOptions.from_dict(submission.options)
-    # USR2 would kill Python while it starts. It is blocked until the pool has a handler for it.
-    python = f"env --block-signal=USR2 {shlex.quote(sys.executable)}"
     for number, array in enumerate(submission.arrays):
-        executor = submitit.SlurmExecutor(folder=(submission.path / "jobs").resolve(), python=python)
+        executor = submitit.SlurmExecutor(folder=(submission.path / "jobs").resolve(), python=warned_python())
         executor.update_parameters(**options.sbatch_parameters(array.name, str(code.resolve())))
         slurm_jobs = [
             SlurmJob(
@@ -151,6 +149,19 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
         submission = replace(submission, arrays=tuple(arrays))
         submission.save()
     return submission
+
+
+def warned_python() -> str:
+    """Shell words that start this Python with USR2 blocked, until the pool has a handler for it.
+
+    USR2 would kill a Python that starts. The shell ignores it, and a first, bare Python blocks it for the second one:
+    then it is pending, not lost. `env --block-signal` does the same, but only since coreutils 8.31.
+    """
+    block = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}); "
+        "signal.signal(signal.SIGUSR2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return shlex.join(["sh", "-c", "trap '' USR2; exec \"$@\"", "sh", sys.executable, "-ISc", block, sys.executable])
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import shlex
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.status import cluster_status
-from sweeper.execution.slurm.submission import new_submission, submissions
+from sweeper.execution.slurm.submission import new_submission, submissions, warned_python
 from sweeper.records.lock import POLL_SECONDS, STALE_SECONDS, RunLock, RunLocked, read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State
@@ -213,6 +215,22 @@ def test_a_job_names_its_element_and_never_the_whole_array(
     for name, value in (task | variables).items():
         monkeypatch.setenv(name, value)
     assert Task.here().job == job
+
+
+def test_a_warning_while_python_starts_is_pending_and_needs_no_new_env(tmp_path: Path) -> None:
+    """`env` of coreutils before 8.31 refuses `--block-signal`; nothing may depend on it."""
+    env = tmp_path / "env"
+    env.write_text("#!/bin/sh\necho \"env: unrecognized option '$1'\" >&2\nexit 125\n")
+    env.chmod(0o755)
+    warned = "import os, signal; os.kill(os.getpid(), 12); print(signal.sigpending() == {signal.SIGUSR2} == {12})"
+    warned += "; signal.signal(12, lambda *_: print('handled')); signal.pthread_sigmask(signal.SIG_UNBLOCK, {12})"
+    done = subprocess.run(
+        ["sh", "-c", f"{warned_python()} -u -c {shlex.quote(warned)}"],
+        env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "True\nhandled\n")
 
 
 def test_same_code_is_the_same_snapshot(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class SweepCommands:
         from sweeper.grid.build import Roots, saved_plan
 
         roots = Roots(self.runs, self.sweeps, data)
-        if submitted := submissions(self.sweeps, self.sweep.name):
+        if submitted := [one for one in submissions(self.sweeps, self.sweep.name) if one.queued]:
             from sweeper.execution.slurm.launch import retry_on_slurm
 
             retry_on_slurm(self.sweep, again, submitted[-1], _options(changes), roots, self.console)

@@ -157,7 +157,7 @@ def _submit(plan: Plan, options: SlurmOptions, roots: Roots, max_array_size: int
         RunDir(roots.runs / run_id).reset_failures()
     submission = new_submission(roots.sweeps, plan.sweep.name, todo, options, max_array_size)
     submission = submit(submission, code, roots.runs, roots.data)
-    ids = ", ".join(f"{array.job_id} ({len(array.elements)} jobs)" for array in submission.arrays)
+    ids = ", ".join(array.label for array in submission.arrays)
     console.print(f"submitted {len(todo)} runs as {ids}; nothing here needs to stay open", highlight=False)
     places = "".join(
         f" --{name} {path}" for name, path in (("runs", roots.runs), ("sweeps", roots.sweeps)) if path != Path(name)

@@ -105,6 +105,8 @@ class SlurmOptions:
         cpus_per_node = self.cpus_per_gpu * max(1, self.gpus_per_node)
         named = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint", "mem")}
         # A rank that fails for good takes the others down, who would wait for it.
+        # null or false takes out an option. submitit's own workload key is one, which some sites refuse.
+        extra = {name: value for name, value in self.extra.items() if value is not None and value is not False}
         srun_args = (["--kill-on-bad-exit=1"] if self.ranks > 1 else []) + self.srun_args
         return {
             **{name: value for name, value in named.items() if value is not None},
@@ -120,5 +122,6 @@ class SlurmOptions:
             "setup": [*self.setup, f"cd {shlex.quote(code)}", 'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'],
             "srun_args": srun_args,
             "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, **self.extra},
+            "wckey": None,
+            "additional_parameters": {"requeue": True, **extra},
         }

@@ -6,7 +6,8 @@ sweeps/<sweep>/slurm/<name>/              one submission
     jobs/                                 submitit's files: sbatch scripts, pickled tasks, logs
 
 A job array has the name of its submission. If this process crashes between sbatch and the recording of the job id, the
-queue still shows the job's name.
+queue still shows the job's name. An array without a job id that the queue does not show was never submitted, because
+sbatch refused it.
 """
 
 import io
@@ -30,6 +31,16 @@ from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.files import write_json
 
 RECORD = "submission.json"
+# What helps against a refusal of sbatch, by its text.
+REMEDIES = (
+    ("wckey", "this site wants a workload key: +hydra.launcher.extra.wckey=KEY"),
+    (
+        "submit ?(job ?)?limit|max_?submit",
+        "this site allows fewer jobs at once: submit a part of the grid, such as panel=a, or pack=k runs into each job",
+    ),
+    ("unrecognized option|invalid option", "change hydra.launcher.extra"),
+    ("", "check partition, account and limits in conf/site, or hydra.launcher.*"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class JobArray:
     elements: tuple[tuple[str, ...], ...]
     job_id: str | None = None
 
+    @property
+    def label(self) -> str:
+        """For the user: the id and the number of jobs."""
+        return f"{self.job_id} ({len(self.elements)} jobs)"
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -55,6 +71,11 @@ class Submission:
     created: float  # seconds since the epoch
     options: dict[str, Any]
     arrays: tuple[JobArray, ...]
+
+    @property
+    def queued(self) -> list[JobArray]:
+        """The arrays that SLURM has accepted."""
+        return [array for array in self.arrays if array.job_id is not None]
 
     @property
     def name(self) -> str:
@@ -142,7 +163,7 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
             )
             for run_ids in array.elements
         ]
-        with refusals_in_one_line(), _outside_of_arrays():
+        with _naming_what_is_queued(submission), refusals_in_one_line(), _outside_of_arrays():
             jobs = executor.map_array(SlurmJob.run, slurm_jobs)
         arrays = list(submission.arrays)
         arrays[number] = replace(array, job_id=str(jobs[0].job_id).split("_")[0])
@@ -183,9 +204,28 @@ def refusals_in_one_line() -> Iterator[None]:
         with redirect_stderr(io.StringIO()):
             yield
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise UserError(refusal(str(error))) from error
+
+
+def refusal(text: str) -> str:
+    """What sbatch said, in one line, and what helps against it."""
+    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in text.splitlines()]
+    said = "; ".join(line for line in lines if line and not line.startswith("Try ")) or "it gave no reason"
+    remedy = next(remedy for pattern, remedy in REMEDIES if re.search(pattern, said, re.IGNORECASE))
+    return f"sbatch refused: {said}; {remedy}"
+
+
+@contextmanager
+def _naming_what_is_queued(submission: Submission) -> Iterator[None]:
+    """Add to a refusal which arrays of the same submission were queued before."""
+    try:
+        yield
+    except UserError as error:
+        if not submission.queued:
+            raise
+        labels = ", ".join(array.label for array in submission.queued)
         raise UserError(
-            f"sbatch refused: {lines[-1]}; check partition, account and limits in conf/site, or hydra.launcher.*"
+            f"{error}. {labels} were queued before and stay; the same command submits the others"
         ) from error
 
 

@@ -95,12 +95,16 @@ class FakeSlurm:
         jobs = [f"{array.job_id}_{index}|{array.name}|{state}|None" for index, state in enumerate(states)]
         self.answer("squeue", "\n".join([*jobs, "99|of-somebody-else|RUNNING|None"]))
 
-    def submit(self, sweep: TypedSweep, **options: Any) -> Submission:
-        """A submission of all runs of the sweep as job 12, in one array."""
+    def options(self, **options: Any) -> SlurmOptions:
+        """The least that a job needs, and `options`."""
         least = {"time": 60, "nodes": 1, "gpus_per_node": 0, "cpus_per_gpu": 1, "pack": 1, "array_parallelism": 4}
         least |= {"max_gpu_hours": 1, "yes": True, "warning_seconds": 60, "attempts": 3}
+        return SlurmOptions.from_dict(least | options)
+
+    def submit(self, sweep: TypedSweep, **options: Any) -> Submission:
+        """A submission of all runs of the sweep as job 12, in one array."""
         run_ids = [config.run_id for config in sweep.configs]
-        submission = new_submission(self.sweeps, "mine", run_ids, SlurmOptions.from_dict(least | options), 100)
+        submission = new_submission(self.sweeps, "mine", run_ids, self.options(**options), 100)
         [array] = submission.arrays
         submission = replace(submission, arrays=(replace(array, job_id="12"),))
         submission.save()

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from sweeper.errors import UserError
+from sweeper.execution.slurm.submission import Submission, new_submission, submit
 from sweeper.records.lock import Guard, RunLock
 from sweeper.records.run_dir import RunDir
 from sweeper.run.stop import StopFlag
@@ -199,6 +201,53 @@ class TestCancelOnSlurm:
         )
         assert result.err.count("\n") == 1
         assert slurm.calls("scancel") == []
+
+
+class TestRefused:
+    """sbatch refuses a submission of four runs, in arrays of at most two."""
+
+    LIMIT = "sbatch: error: AssocMaxSubmitJobLimit"
+
+    @pytest.fixture
+    def submission(self, sweep: TypedSweep, slurm: FakeSlurm) -> Submission:
+        run_ids = [config.run_id for config in sweep.configs]
+        return new_submission(slurm.sweeps, "mine", run_ids, slurm.options(), 2)
+
+    def submit(self, submission: Submission, sweep: TypedSweep) -> str:
+        with pytest.raises(UserError) as refused:
+            submit(submission, sweep.root, sweep.root / "runs", sweep.root / "data")
+        return str(refused.value)
+
+    def test_runs_of_which_nothing_was_queued_are_pending_and_not_lost(
+        self, submission: Submission, sweep: TypedSweep, slurm: FakeSlurm
+    ) -> None:
+        slurm.answer("sbatch", self.LIMIT, status=1)
+        assert self.submit(submission, sweep).startswith("sbatch refused: AssocMaxSubmitJobLimit; this site allows")
+        assert sweep.type("status").out.splitlines()[-1] == "4 pending"
+
+    def test_what_was_queued_before_is_named(self, submission: Submission, sweep: TypedSweep, slurm: FakeSlurm) -> None:
+        done = slurm.bin / "once"
+        (slurm.bin / "sbatch").write_text(
+            f"#!/bin/sh\n[ -e {done} ] && {{ echo '{self.LIMIT}' >&2; exit 1; }}\n: > {done}\n"
+            "echo Submitted batch job 13\n"
+        )
+        assert self.submit(submission, sweep).endswith(
+            ". 13 (2 jobs) were queued before and stay; the same command submits the others"
+        )
+        first = submission.arrays[0].name
+        slurm.answer("squeue", f"13_0|{first}|RUNNING|None\n13_1|{first}|PENDING|Priority")
+        assert sweep.type("status").out.splitlines()[-1] == "3 pending · 1 running"
+
+    def test_retry_does_not_use_options_that_were_refused(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
+        slurm.queue(slurm.submit(sweep, mem="2G"), *4 * ["FAILED"])
+        slurm.answer("sbatch", "sbatch: error: invalid partition specified: none", status=1)
+        assert sweep.type("retry", "--set", "partition=none").status == 2
+        slurm.answer("sbatch", "Submitted batch job 13")
+        assert "submitted 4 runs" in sweep.type("retry").out
+        [script] = (path.read_text() for path in slurm.sweeps.glob("mine/slurm/*/jobs/13_submission.sh"))
+        assert "--mem=2G" in script
+        assert "partition" not in script
+        assert "wckey" not in script
 
 
 class TestRetryOnSlurm:

@@ -23,7 +23,7 @@ from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.status import cluster_status
-from sweeper.execution.slurm.submission import new_submission, submissions, warned_python
+from sweeper.execution.slurm.submission import new_submission, refusal, submissions, warned_python
 from sweeper.records.lock import POLL_SECONDS, STALE_SECONDS, RunLock, RunLocked, read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State
@@ -89,6 +89,49 @@ def test_any_sbatch_option_can_be_passed() -> None:
     assert parameters["additional_parameters"] == {"requeue": True, "exclude": "node7"}
     assert parameters["partition"] == "gpu"
     assert "account" not in parameters
+
+
+def test_an_option_that_is_null_or_false_is_not_passed_nor_is_a_workload_key() -> None:
+    options = SlurmOptions.from_dict({**LEAST, "extra": {"exclusive": False, "nice": None, "hold": True}})
+    parameters = options.sbatch_parameters("name", "code")
+    assert parameters["additional_parameters"] == {"requeue": True, "hold": True}
+    assert parameters["wckey"] is None
+    with_key = SlurmOptions.from_dict({**LEAST, "extra": {"wckey": "mine"}}).sbatch_parameters("name", "code")
+    assert with_key["additional_parameters"]["wckey"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "remedy"),
+    [
+        (
+            "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
+            "accounting/QOS policy (job submit limit, user's size and/or time limits)\n",
+            "AssocMaxSubmitJobLimit; Batch job submission failed: Job violates accounting/QOS policy (job submit "
+            "limit, user's size and/or time limits)",
+            "this site allows fewer jobs at once",
+        ),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerUserLimit", "this site allows fewer"),
+        (
+            "sbatch: unrecognized option '--foo'\nTry \"sbatch --help\" for more information",
+            "unrecognized option '--foo'",
+            "change hydra.launcher.extra",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Invalid wckey specification",
+            "Batch job submission failed: Invalid wckey specification",
+            "this site wants a workload key: +hydra.launcher.extra.wckey=KEY",
+        ),
+        (
+            "sbatch: error: invalid partition specified: long\nsbatch: error: Batch job submission failed: Invalid "
+            "partition name specified",
+            "invalid partition specified: long; Batch job submission failed: Invalid partition name specified",
+            "check partition, account and limits in conf/site",
+        ),
+        ("", "it gave no reason", "check partition"),
+    ],
+)
+def test_a_refusal_says_what_sbatch_said_and_what_helps(text: str, said: str, remedy: str) -> None:
+    assert refusal(text).startswith(f"sbatch refused: {said}; {remedy}")
 
 
 @given(runs=st.integers(1, 60), pack=st.integers(1, 5), limit=st.integers(1, 12))

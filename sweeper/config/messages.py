@@ -1,5 +1,6 @@
 """Errors of Hydra and OmegaConf as one line for the person at the keyboard."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,13 @@ from sweeper.errors import UserError
 # What Hydra and OmegaConf raise about what a user wrote, and YAML about a file in conf/.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 _DETAILS = ("object_type", "reference_type", "^")  # lines about OmegaConf's classes, or that point at a character
+# OmegaConf's words for a value of another form, and what the user has to type.
+_FORMS = (
+    (r"Invalid value assigned: \w+ is not a ListConfig, list or tuple\.", "must be a list, such as [a, b]"),
+    (r"Cannot assign \w+ to Dict\[.*\]", "must be names with values, such as {a: b}"),
+    (r"Cannot merge DictConfig with ListConfig", "a list such as [a, b] and names with values such as {a: b} differ"),
+    (r"field '[\w.]+' is not Optional", "must not be null"),
+)
 _SEARCH_PATH = "Config search path:"  # and the folders of this machine below it
 
 
@@ -26,7 +34,10 @@ def in_one_line(error: Exception) -> str:
             key = line.removeprefix("full_key: ")
         elif not line.startswith(_DETAILS):
             said.append(line)
-    return " ".join([f"{key}:", *said] if key else said)
+    text = " ".join([f"{key}:", *said] if key else said)
+    for theirs, ours in _FORMS:
+        text = re.sub(theirs, ours, text)
+    return text
 
 
 @contextmanager

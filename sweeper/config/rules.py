@@ -75,6 +75,7 @@ FITS_INT64, FITS_FLOAT32 = at_most(INT64_MAX), at_most(FLOAT32_MAX)
 NOT_EMPTY = Rule(lambda values: len(values) > 0, "is empty; give at least one value")
 DISTINCT = Rule(lambda values: len(set(values)) == len(values), "has a value twice; give each value once")
 INCREASING = Rule(lambda values: all(a < b for a, b in pairwise(values)), "is not strictly increasing")
+TEXT = Rule(lambda value: isinstance(value, str), "must be text")
 NAMED_VALUES = Rule(
     lambda options: all(
         re.fullmatch(r"[A-Za-z][\w-]*", str(name)) and isinstance(value, str | int | float | bool | None)
@@ -92,7 +93,7 @@ Seconds = Annotated[float, FINITE, POSITIVE, at_most(DAY)]
 Exponent = Annotated[float, FINITE, at_least(-16), at_most(16)]  # a larger one makes any epsilon 0 or infinite
 AverageFactor = Annotated[float, FINITE, at_least(0), below(1)]  # AdamW's beta
 Share = Annotated[float, FINITE, POSITIVE, below(1)]
-Line = Annotated[str, matching(r"(?=.*\S)[^\x00-\x1f]+", "one line of text, not empty")]
+Line = Annotated[str, TEXT, matching(r"(?=.*\S)[^\x00-\x1f]+", "one line of text, not empty")]
 Folder = Annotated[
     Line,
     Rule(lambda path: not path.startswith("~"), "begins with ~, which nothing replaces here; write $HOME"),

@@ -132,13 +132,15 @@ CASES = {
     "unknown option, added": (["+hydra.launcher.worker=1"], "hydra.launcher.worker is unknown"),
     "setup as text": (
         [SLURM, "hydra.launcher.setup='module load cuda'"],
-        "hydra.launcher.setup: Invalid value assigned",
+        "hydra.launcher.setup: must be a list, such as [a, b]",
     ),
     "srun_args as text": (
         [SLURM, "hydra.launcher.srun_args=--foo"],
-        "hydra.launcher.srun_args: Invalid value assigned",
+        "hydra.launcher.srun_args: must be a list, such as [a, b]",
     ),
-    "extra as text": ([SLURM, "hydra.launcher.extra=foo"], "hydra.launcher.extra: Cannot assign str"),
+    "extra as text": ([SLURM, "hydra.launcher.extra=foo"], "hydra.launcher.extra: must be names with values"),
+    "a list in setup": ([SLURM, "hydra.launcher.setup=[[a]]"], "hydra.launcher.setup=[[a]]: [a] must be text"),
+    "no setup at all": ([SLURM, "hydra.launcher.setup=null"], "hydra.launcher.setup: must not be null"),
     "a list in extra": ([SLURM, "+hydra.launcher.extra.exclude=[a]"], "hydra.launcher.extra={exclude: [a]} must be"),
     "GPU-hours": ([SLURM, "hydra.launcher.max_gpu_hours=nan"], "hydra.launcher.max_gpu_hours=nan must be a finite"),
     "hours and minutes": ([SLURM, "hydra.launcher.time=10:30"], "hydra.launcher.time=10:30 must be minutes, HH:MM:SS"),

@@ -71,6 +71,9 @@ def test_time_limits_are_read_as_sbatch_reads_them(time: str | int, minutes: int
         ("gpus_per_node", -1),
         ("warning_seconds", 3600),
         ("partitoin", "gpu"),
+        ("setup", "module load cuda"),
+        ("srun_args", "--foo"),
+        ("extra", "foo"),
     ],
 )
 def test_impossible_option_is_refused_by_name(key: str, value: object) -> None:

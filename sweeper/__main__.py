@@ -23,7 +23,7 @@ GRID_COMMANDS = {
 SWEEP_COMMANDS = {
     "status": "one row per cell of a sweep's grid",
     "watch": "status, again and again, until nothing moves",
-    "retry": "submit failed, lost and timed-out runs again",
+    "retry": "submit failed, lost and timed-out runs again, and release held jobs",
     "cancel": "cancel a sweep's SLURM jobs; results and checkpoints stay",
     "logs": "the last lines of what runs and their jobs printed",
     "export": "write a sweep's cells, curves and read-outs as parquet",

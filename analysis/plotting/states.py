@@ -17,6 +17,7 @@ STATE_MARKERS = {
     "failed": "s",
     "timeout": "v",
     "lost": "D",
+    "held": "p",
     "preempted": "<",
     "running": ">",
     "pending": "o",

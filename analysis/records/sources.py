@@ -22,7 +22,7 @@ from sweeper.run.spec import kind_of
 if TYPE_CHECKING:
     from sweeper.tracking.tables import MirroredSweep
 
-STATES = ("pending", "running", "done", "diverged", "failed", "timeout", "preempted", "lost")
+STATES = ("pending", "running", "done", "diverged", "failed", "timeout", "preempted", "held", "lost")
 FORMATS = ("pdf", "png")  # by default; the report also asks for SVG
 ALL_FORMATS = (*FORMATS, "svg")
 COLUMN_TYPES = {

@@ -23,7 +23,7 @@ from analysis.stats.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 REFERENCE_LOOPS = 1
 FINISHED = ("done", "diverged")
 # The state of a point is the first in this order among the states of its seeds.
-STATE_ORDER = ("diverged", "failed", "timeout", "lost", "preempted", "running", "pending", "done")
+STATE_ORDER = ("diverged", "failed", "timeout", "lost", "held", "preempted", "running", "pending", "done")
 POINT_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops", "base_lr"]
 CURVE_KEY = ["panel", "rule", "n_layers", "depth_multiplier", "n_loops"]
 GAIN_COLUMNS = [

@@ -53,23 +53,29 @@ class SweepCommands:
         watch(show, seconds, self.console)
 
     def retry(self, data: Path, changes: Sequence[str]) -> None:
-        """Submit failed, lost and timed-out runs again, where they were submitted before.
+        """Submit failed, lost and timed-out runs again, where they were submitted before. Release held jobs.
 
         Args:
             data: directory of prepared data.
             changes: `key=value` options of hydra.launcher to change.
 
         Raises:
-            UserError: if an option is not allowed, or the runs fail again here.
+            UserError: if an option is not allowed, the runs fail again here, or SLURM does not release a job.
         """
-        from sweeper.execution.slurm.submission import submissions
-
         statuses = self._statuses()
         again = [run_id for run_id, status in statuses.items() if status.state in RETRIED]
-        if not again:
-            self.console.print(f"nothing to retry: no run of {self.sweep.name} is {', '.join(RETRIED)}")
-            return
+        held = sorted({status.job for status in statuses.values() if status.state is State.HELD})
+        if not again and not held:
+            states = ", ".join((*RETRIED, State.HELD))
+            self.console.print(f"nothing to retry: no run of {self.sweep.name} is {states}")
+        if again:
+            self._submit_again(again, data, changes)
+        if held:
+            self._release(held)
+
+    def _submit_again(self, again: Sequence[str], data: Path, changes: Sequence[str]) -> None:
         from sweeper.execution.local import default_workers, execute_plan
+        from sweeper.execution.slurm.submission import submissions
         from sweeper.grid.build import Roots, saved_plan
 
         roots = Roots(self.runs, self.sweeps, data)
@@ -80,6 +86,13 @@ class SweepCommands:
             return
         plan = saved_plan(self.sweep, again, self.runs)
         execute_plan(plan, default_workers(plan.runs[again[0]]), roots, self.console)
+
+    def _release(self, jobs: Sequence[str]) -> None:
+        done = subprocess.run(["scontrol", "release", *jobs], capture_output=True, text=True)
+        if done.returncode:
+            said = " ".join(done.stderr.split())
+            raise UserError(f"scontrol release {' '.join(jobs)}: {said}; ask the administrators of the cluster")
+        self.console.print(f"released {len(jobs)} held jobs of {self.sweep.name}")
 
     def cancel(self) -> None:
         """Cancel all jobs of the sweep; what they have trained stays, and `retry` resumes from there.

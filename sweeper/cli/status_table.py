@@ -22,6 +22,7 @@ STYLES = {
     "running": "cyan",
     "diverged": "magenta",
     "preempted": "yellow",
+    "held": "yellow",
     "failed": "red",
     "timeout": "red",
     "lost": "red",

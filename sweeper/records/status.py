@@ -20,6 +20,7 @@ class State(StrEnum):
 
     PENDING = "pending"  # not started, or stopped cleanly
     PREEMPTED = "preempted"  # interrupted, and in SLURM's queue to resume
+    HELD = "held"  # in SLURM's queue, but not to start before somebody releases it
     RUNNING = "running"
     DONE = "done"
     DIVERGED = "diverged"  # a result: kept, shown, never retried

@@ -88,6 +88,18 @@ def test_a_node_with_an_old_env_trains(lab: Lab, undisturbed: Callable[..., Any]
     assert lab.curves() == undisturbed()
 
 
+def test_a_job_that_slurm_holds_is_named_and_released(lab: Lab, undisturbed: Callable[..., Any]) -> None:
+    lab.submit(*ONE_RUN)
+    lab.until_midway()
+    lab.slurm("scontrol", "requeuehold", lab.job())
+    lab.until(lambda: [status.state for status in lab.statuses()] == [State.HELD], "a held job")
+    assert "job requeued in held state; `loopsweep retry` releases it" in lab.type("status")
+    assert lab.type("watch").splitlines()[-1].strip() == "1 held"
+    assert "released 1 held jobs" in lab.type("retry", f"--data={lab.data}")
+    lab.until_finished()
+    assert lab.curves() == undisturbed()
+
+
 def test_queued_jobs_are_seen_by_whoever_shares_the_directory(lab: Lab) -> None:
     lab.submit(*ONE_RUN, "+hydra.launcher.extra={hold: true}")
     first, colleague = lab.job(), replace(lab, variables=(("LOGNAME", "nobody"), ("USER", "nobody")))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from sweeper.errors import UserError
 from sweeper.execution.slurm.submission import JobArray, Submission
 
-WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+HELD = {"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", *HELD}
 WORKING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
 Place = tuple[str, int]
@@ -38,6 +39,11 @@ class Job:
     def waits(self) -> bool:
         """Whether it is waiting in the queue."""
         return self.state in WAITING
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits until somebody releases it: after a failed launch, too many requeues, or on request."""
+        return self.waits and (self.state in HELD or "held" in self.reason.lower())
 
     @property
     def works(self) -> bool:

@@ -30,6 +30,8 @@ def cluster_status(status: RunStatus, job: Job | None) -> RunStatus:
         return status
     if job.works:
         return replace(status, state=State.RUNNING, reason="starting")
+    if job.held:
+        return replace(status, state=State.HELD, reason=f"{job.reason}; `loopsweep retry` releases it")
     if job.waits:
         started = status.step > 0 or status.state is State.LOST
         return replace(status, state=State.PREEMPTED if started else State.PENDING, reason=job.reason)

@@ -148,7 +148,7 @@ class TestRetryHere:
         with RunLock(running.lock, StopFlag()):
             result = sweep.type("retry")
         assert (result.status, result.err) == (0, "")
-        assert result.out == "nothing to retry: no run of mine is failed, lost, timeout\n"
+        assert result.out == "nothing to retry: no run of mine is failed, lost, timeout, held\n"
 
 
 def test_a_sweep_that_never_went_to_slurm_has_nothing_to_cancel(sweep: TypedSweep) -> None:
@@ -201,6 +201,46 @@ class TestCancelOnSlurm:
         )
         assert result.err.count("\n") == 1
         assert slurm.calls("scancel") == []
+
+
+class TestHeld:
+    """A job that SLURM holds after a failed launch waits for ever unless somebody releases it."""
+
+    @pytest.fixture(autouse=True)
+    def _queue(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
+        name = slurm.submit(sweep).arrays[0].name
+        jobs = [
+            f"12_{i}|{name}|PENDING|{reason}" for i, reason in enumerate(("launch failed requeued held", "JobHeldUser"))
+        ]
+        slurm.answer("squeue", "\n".join([*jobs, f"12_2|{name}|FAILED|None", f"12_3|{name}|COMPLETING|None"]))
+
+    def test_status_names_the_reason_and_what_to_type(self, sweep: TypedSweep) -> None:
+        out = sweep.type("status").out
+        assert "launch failed requeued held; `loopsweep retry` releases it" in out
+        assert out.splitlines()[-1] == "2 held · 1 running · 1 failed"
+
+    def test_watch_does_not_wait_for_it(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
+        for rundir in sweep.rundirs[2:]:
+            rundir.write_result(RESULT)
+        assert "2 held · 2 done" in sweep.type("watch").out
+
+    def test_retry_releases_it_and_submits_what_has_failed(self, sweep: TypedSweep, slurm: FakeSlurm) -> None:
+        out = sweep.type("retry").out
+        assert "submitted 1 runs as 13" in out
+        assert out.endswith("released 2 held jobs of mine\n")
+        assert ["release", "12_0", "12_1"] in slurm.calls("scontrol")
+
+    def test_a_job_that_only_an_administrator_may_release_is_one_line(
+        self, sweep: TypedSweep, slurm: FakeSlurm
+    ) -> None:
+        sweep.rundirs[2].write_result(RESULT)
+        slurm.answer("scontrol", "Access/permission denied for job 12\nfor job 13", status=1)
+        result = sweep.type("retry")
+        assert (result.status, result.out) == (2, "")
+        assert result.err == (
+            "error: scontrol release 12_0 12_1: Access/permission denied for job 12 for job 13; "
+            "ask the administrators of the cluster\n"
+        )
 
 
 class TestRefused:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sweeper.cli.options import count, positive
+from sweeper.cli.options import count, seconds
 from sweeper.errors import SweepIncomplete, UserError
 from sweeper.files import check_writable, check_writable_file, not_permitted
 from sweeper.records.sweep_manifest import sweeps_beside
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
             case "remove":
                 command.add_argument("--yes", action="store_true", help="do not ask")
             case "watch":
-                command.add_argument("--seconds", type=positive, default=10.0, help="between refreshes")
+                command.add_argument("--seconds", type=seconds, default=10.0, help="between refreshes")
             case "retry":
                 command.add_argument(
                     "--set", nargs="+", default=[], metavar="OPTION", help="SLURM options to change: mem=128G"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sweeper.cli.status_table import MOVING, status_table, watch
 from sweeper.errors import UserError
-from sweeper.execution.slurm.status import sweep_status
+from sweeper.execution.slurm.status import SweepView, sweep_status
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, sweep_rows
 from sweeper.records.sweep_manifest import Sweep, find, manifests, remove
@@ -44,11 +44,13 @@ class SweepCommands:
 
     def watch(self, seconds: float) -> None:
         """Show `status` again and again until nothing moves."""
+        view = SweepView(self.sweep, self.runs, self.sweeps)
 
         def show() -> tuple[Text, bool]:
-            statuses = self._statuses()
+            statuses = view.statuses()
             moving = any(status.state in MOVING for status in statuses.values())
-            return status_table(self.sweep, statuses), moving
+            shown = status_table(self.sweep, statuses)
+            return shown.append(f" · {view.trouble}" if view.trouble else ""), moving
 
         watch(show, seconds, self.console)
 

@@ -4,14 +4,14 @@ import argparse
 import math
 
 
-def positive(text: str) -> float:
-    """A number above 0."""
+def seconds(text: str) -> float:
+    """A time of at least 1 second."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be a positive number")
+    if not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds, at least 1")
     return value
 
 

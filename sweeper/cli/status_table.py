@@ -88,11 +88,17 @@ def _row(cell: Mapping[str, Any], status: RunStatus) -> dict[str, str]:
 def watch(show: Callable[[], tuple[Text, bool]], seconds: float, console: Console) -> None:
     """Show a sweep again and again until nothing of it moves any more, or Ctrl-C.
 
+    On a terminal the table is drawn in place. Elsewhere, such as in a pipe or a log, the last line of the table is
+    printed when it changes, and the whole table at the end.
+
     Args:
         show: what to display, and whether anything still moves.
         seconds: between refreshes.
         console: where to draw.
     """
+    if not console.is_terminal:
+        _watch_in_lines(show, seconds, console)
+        return
     with Live(console=console, auto_refresh=False) as live:
         while True:
             shown, moving = show()
@@ -100,6 +106,20 @@ def watch(show: Callable[[], tuple[Text, bool]], seconds: float, console: Consol
             if not moving:
                 return
             time.sleep(seconds)
+
+
+def _watch_in_lines(show: Callable[[], tuple[Text, bool]], seconds: float, console: Console) -> None:
+    before = ""
+    while True:
+        shown, moving = show()
+        if not moving:
+            console.print(shown)
+            return
+        line = shown.plain.splitlines()[-1]
+        if line != before:
+            console.print(f"{time.strftime('%H:%M:%S')}  {line}")
+        before = line
+        time.sleep(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,9 @@ This process is light: it only supervises the training processes, and does not i
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ UNFINISHED = (Outcome.STOPPED, Outcome.ERROR)
 
 
 class RunsFailed(Exception):
-    """Runs have failed. Ends the job with a status that SLURM shows as FAILED."""
+    """Runs have failed."""
 
 
 class Interrupted(Exception):
@@ -93,9 +95,15 @@ class SlurmJob:
         """Train the runs. submitit calls this in every task of the job.
 
         Raises:
-            RunsFailed: if runs have failed.
-            Interrupted: if runs are unfinished and the job is not queued again.
+            SystemExit: if runs have failed, or are unfinished and the job is not queued again. The log then ends with
+                the reason, and SLURM shows the job as FAILED.
         """
+        try:
+            self._run()
+        except (RunsFailed, Interrupted) as error:
+            sys.exit(f"error: {error}")
+
+    def _run(self) -> None:
         signal.signal(signal.SIGUSR2, lambda *_: None)  # replaces submitit's handler until the pool sets its own
         task = Task.here()
         todo = [run_id for run_id in self.run_ids if self._rundir(run_id).failure() is None]
@@ -143,9 +151,16 @@ class SlurmJob:
         return {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, pool.received
 
     def _requeue(self, task: Task) -> None:
-        done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
+        except OSError as error:
+            raise Interrupted(
+                f"job {task.job} cannot requeue itself: no scontrol on {socket.gethostname()} ({error.strerror}); "
+                "put it into PATH with hydra.launcher.setup; `loopsweep retry` resumes the job's runs"
+            ) from error
         if done.returncode:
-            raise Interrupted(f"job {task.job} cannot requeue itself: {done.stderr.strip()}; use `loopsweep retry`")
+            said = " ".join(done.stderr.split())
+            raise Interrupted(f"job {task.job} cannot requeue itself: {said}; `loopsweep retry` resumes its runs")
         print(f"job {task.job} is queued again and will resume from its checkpoints", flush=True)
 
     def _rundir(self, run_id: str) -> RunDir:

@@ -3,19 +3,25 @@
 Jobs are looked up by their recorded names and ids, not by user: in a shared directory they may be another user's.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sweeper.errors import UserError
 from sweeper.execution.slurm.submission import JobArray, Submission
+from sweeper.records.redact import redact
 
 HELD = {"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", *HELD}
 WORKING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+
+TAIL_BYTES = 4096  # of a job's log, in which its last line is looked for
+MAX_WORDS = 300  # characters of that line
 
 Place = tuple[str, int]
 """Name of a job and index in its array."""
@@ -95,7 +101,10 @@ def jobs_by_run(submissions: Sequence[Submission], run_ids: Collection[str]) -> 
         known = _sacct([arrays[name] for name in sorted(missing)]) | known
     jobs: dict[str, list[Job]] = {}
     for run_id, place in places:
-        job = known.get(place) or _forgotten(*arrays[place[0]], place)
+        submission, array = arrays[place[0]]
+        job = known.get(place) or _forgotten(submission, array, place)
+        if job is not None and job.state == "FAILED" and (said := _last_words(submission.log(*place))):
+            job = replace(job, reason=f"{job.reason}: {said}".removeprefix(": "))
         if job is not None:
             jobs.setdefault(run_id, []).append(job)
     return jobs
@@ -107,6 +116,17 @@ def _forgotten(submission: Submission, array: JobArray, place: Place) -> Job | N
     if array.job_id is None or log is None:
         return None
     return GONE if log.exists() else NEVER_STARTED  # SLURM opens the log when it starts the job
+
+
+def _last_words(log: Path | None) -> str:
+    """The last line that a job printed. SLURM itself says only that the exit status was not 0."""
+    if log is None or not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    own = [line for line in lines if line and not line.startswith(("srun: ", "slurmstepd: "))]
+    return redact(own[-1])[:MAX_WORDS].removeprefix("error: ") if own else ""
 
 
 def _squeue(names: Collection[str]) -> dict[Place, Job]:

@@ -1,12 +1,60 @@
 """State of the runs of a sweep, from their directories and, for unfinished runs, from SLURM."""
 
-from dataclasses import replace
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sweeper.errors import UserError
 from sweeper.execution.slurm.queue import Job, run_jobs
 from sweeper.execution.slurm.submission import submissions
 from sweeper.records.status import FINISHED, RunStatus, State, run_status
 from sweeper.records.sweep_manifest import Sweep
+
+QUEUE_SECONDS = 30.0  # SLURM is asked at most this often by one process
+
+
+@dataclass
+class SweepView:
+    """The states of a sweep's runs, asked for again and again.
+
+    Run directories are read every time. SLURM is asked at most once in `QUEUE_SECONDS`, because many sites limit how
+    often one may. If it does not answer, its last answer stands.
+
+    Attributes:
+        sweep: the sweep.
+        runs: directory of run directories.
+        sweeps: directory of sweep manifests.
+        trouble: why SLURM did not answer the last time, in one line; empty if it did.
+    """
+
+    sweep: Sweep
+    runs: Path
+    sweeps: Path
+    trouble: str = field(default="", init=False)
+    _jobs: dict[str, Job] = field(default_factory=dict, init=False)
+    _asked: float = field(default=-math.inf, init=False)
+
+    def statuses(self) -> dict[str, RunStatus]:
+        """State of every run.
+
+        Raises:
+            UserError: if SLURM does not answer the first time.
+        """
+        statuses = {run_id: run_status(self.runs / run_id) for run_id in self.sweep.run_ids}
+        if time.monotonic() - self._asked >= QUEUE_SECONDS:
+            self._ask([run_id for run_id, status in statuses.items() if status.state not in FINISHED])
+        return {run_id: cluster_status(status, self._jobs.get(run_id)) for run_id, status in statuses.items()}
+
+    def _ask(self, run_ids: Sequence[str]) -> None:
+        try:
+            self._jobs, self.trouble = run_jobs(submissions(self.sweeps), run_ids), ""
+        except UserError as error:
+            if self._asked == -math.inf:
+                raise
+            self.trouble = str(error)
+        self._asked = time.monotonic()
 
 
 def sweep_status(sweep: Sweep, runs: Path, sweeps: Path) -> dict[str, RunStatus]:
@@ -15,10 +63,7 @@ def sweep_status(sweep: Sweep, runs: Path, sweeps: Path) -> dict[str, RunStatus]
     Calls squeue once and sacct at most once, for any number of runs. Calls neither if all runs are finished or none was
     submitted to SLURM.
     """
-    statuses = {run_id: run_status(runs / run_id) for run_id in sweep.run_ids}
-    open_runs = [run_id for run_id, status in statuses.items() if status.state not in FINISHED]
-    jobs = run_jobs(submissions(sweeps), open_runs)
-    return {run_id: cluster_status(status, jobs.get(run_id)) for run_id, status in statuses.items()}
+    return SweepView(sweep, runs, sweeps).statuses()
 
 
 def cluster_status(status: RunStatus, job: Job | None) -> RunStatus:

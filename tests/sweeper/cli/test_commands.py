@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,62 @@ class TestWatch:
         result = sweep.type("watch", "--seconds", "7")
         assert waits == [7.0] * 4
         assert result.out.splitlines()[-1].strip() == "4 done"
+
+    def test_into_a_pipe_it_prints_what_changes_and_the_whole_table_at_the_end(
+        self, sweep: TypedSweep, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At every second look a run has ended. What was printed can be read before the next look."""
+        looks = 0
+        seen: list[str] = []
+
+        def finish_one_in_two(_: float) -> None:
+            nonlocal looks
+            looks += 1
+            seen.append(sweep.capture.readouterr().out)
+            if looks % 2 == 0:
+                unfinished.pop().write_result(RESULT)
+
+        unfinished = sweep.rundirs
+        monkeypatch.setattr("sweeper.cli.status_table.time.sleep", finish_one_in_two)
+        last = sweep.type("watch").out
+        counts = [line.partition("  ")[2] for line in "".join(seen).splitlines()]
+        assert counts == ["4 pending", "3 pending · 1 done", "2 pending · 2 done", "1 pending · 3 done"]
+        assert last == sweep.type("status").out
+
+    def test_slurm_is_asked_rarely_and_run_directories_at_every_look(
+        self, sweep: TypedSweep, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 0.0
+
+        def finish_one(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+            unfinished.pop().write_result(RESULT)
+
+        slurm.queue(slurm.submit(sweep), *4 * ["PENDING"])
+        unfinished = sweep.rundirs
+        clock = SimpleNamespace(monotonic=lambda: now, sleep=finish_one, strftime=lambda _: "")
+        monkeypatch.setattr("sweeper.cli.status_table.time", clock)
+        monkeypatch.setattr("sweeper.execution.slurm.status.time", clock)
+        out = sweep.type("watch", "--seconds", "10").out
+        assert out.splitlines()[0].strip() == "4 pending"
+        assert out.splitlines()[-1] == "4 done"
+        assert len(slurm.calls("squeue")) == 2  # at 0 and 30 seconds
+
+    def test_a_controller_that_stops_to_answer_does_not_end_it(
+        self, sweep: TypedSweep, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_: float) -> None:
+            slurm.answer("squeue", "Unable to contact slurm controller", status=1)
+            unfinished.pop().write_result(RESULT)
+
+        slurm.queue(slurm.submit(sweep), *4 * ["PENDING"])
+        unfinished = sweep.rundirs
+        monkeypatch.setattr("sweeper.cli.status_table.time.sleep", fail)
+        monkeypatch.setattr("sweeper.execution.slurm.status.QUEUE_SECONDS", 0.0)
+        result = sweep.type("watch")
+        assert (result.status, result.err) == (0, "")
+        assert "3 pending · 1 done · Unable to contact slurm controller; try again later" in result.out
 
     def test_ctrl_c_ends_it_without_a_traceback(self, sweep: TypedSweep, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(_: float) -> None:

@@ -13,9 +13,10 @@ from sweeper.errors import UserError
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("watch", "--seconds", "-1"), "argument --seconds: -1 must be a positive number"),
-        (("watch", "--seconds", "nan"), "argument --seconds: nan must be a positive number"),
-        (("watch", "--seconds", "soon"), "argument --seconds: soon must be a positive number"),
+        (("watch", "--seconds", "-1"), "argument --seconds: -1 must be a number of seconds, at least 1"),
+        (("watch", "--seconds", "0"), "argument --seconds: 0 must be a number of seconds, at least 1"),
+        (("watch", "--seconds", "nan"), "argument --seconds: nan must be a number of seconds, at least 1"),
+        (("watch", "--seconds", "soon"), "argument --seconds: soon must be a number of seconds, at least 1"),
         (("logs", "--lines", "0"), "argument --lines: 0 must be a whole number of at least 1"),
     ],
 )

@@ -118,6 +118,24 @@ def test_without_accounting_the_log_tells_whether_a_job_that_squeue_does_not_lis
     assert not NEVER_STARTED.lives
 
 
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (
+            "started\nerror: data is gone\nsrun: error: node1: task 0: Exited with exit code 1\n",
+            "exit 1:0: data is gone",
+        ),
+        ("", "exit 1:0"),
+        ("x" * 5000, "exit 1:0: " + 300 * "x"),
+    ],
+)
+def test_a_failed_job_ends_with_the_last_line_of_its_log(log: str, reason: str, slurm: Answers, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "1_0_log.out").write_text(log)
+    slurm.sacct = ["1|s|FAILED|1:0"]
+    assert run_jobs([replace(submission("s", ("a",)), path=tmp_path)], ["a"]) == {"a": Job("1", "FAILED", reason)}
+
+
 def test_a_submission_that_slurm_never_got_has_no_jobs(slurm: Answers) -> None:
     """sbatch refused it, or this process died before the call."""
     never = Submission(Path("s"), 1e9, {}, (JobArray("s", (("a",), ("b",)), None),))

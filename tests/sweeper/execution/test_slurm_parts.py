@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from analysis.records import sources
 from analysis.stats import transfer
 from sweeper.errors import UserError
 from sweeper.execution.retry import MaxPerCheckpoint
-from sweeper.execution.slurm.job import Task
+from sweeper.execution.slurm.job import SlurmJob, Task
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
@@ -31,6 +32,7 @@ from sweeper.run.outcome import Outcome
 from sweeper.run.stop import StopFlag
 from sweeper.training.distributed import Ranks
 
+ONE_TASK = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "1"}
 LEAST = {
     "max_gpu_hours": 100,
     "yes": False,
@@ -248,6 +250,31 @@ def test_another_job_does_not_wait_for_a_live_owner(
 
 
 @pytest.mark.parametrize(
+    ("scontrol", "reason"),
+    [(None, r"no scontrol on .* put it into PATH with hydra\.launcher\.setup"), ("echo denied >&2; exit 1", "denied")],
+    ids=["no scontrol", "refused"],
+)
+def test_a_job_that_cannot_requeue_itself_ends_with_one_line(
+    scontrol: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run has stopped with a checkpoint, after a warning."""
+    if scontrol is not None:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{scontrol}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    for name, value in ONE_TASK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stopped = {"a": Outcome.STOPPED}, [signal.SIGUSR2]
+    monkeypatch.setattr(SlurmJob, "_train", lambda *_: stopped)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(
+        SystemExit, match=rf"^error: job 12 cannot requeue itself: .*{reason}.* `loopsweep retry` resumes"
+    ):
+        SlurmJob(str(tmp_path), str(tmp_path), ("a",), str(tmp_path), ranks=1, attempts=1).run()
+
+
+@pytest.mark.parametrize(
     ("variables", "job"),
     [
         ({"SLURM_JOB_ID": "12"}, "12"),
@@ -261,8 +288,7 @@ def test_a_job_names_its_element_and_never_the_whole_array(
 ) -> None:
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    task = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "1"}
-    for name, value in (task | variables).items():
+    for name, value in (ONE_TASK | variables).items():
         monkeypatch.setenv(name, value)
     assert Task.here().job == job
 

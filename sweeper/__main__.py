@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sweeper.cli.options import count, seconds
+from sweeper.cli.options import count, positive, seconds
 from sweeper.errors import SweepIncomplete, UserError
 from sweeper.files import check_writable, check_writable_file, not_permitted
 from sweeper.records.sweep_manifest import sweeps_beside
@@ -16,6 +16,10 @@ THEN = (
     "--sweeps and --sweep of this sweep. May be given several times"
 )
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
+DOCTOR_COMMAND = (
+    "check a SLURM cluster for what a sweep needs, here and in one short job, and print what to write into conf/site; "
+    "exit status 1 if there is a problem"
+)
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
     "submit": "execute a grid, here or on a cluster; finished runs are not run again",
@@ -38,6 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.command in GRID_COMMANDS:
             if status := _multirun(arguments):
                 sys.exit(status)
+        elif arguments.command == "doctor":
+            from sweeper.cli.doctor_command import doctor
+
+            if not doctor(arguments.overrides, job=not arguments.no_job, wait_minutes=arguments.wait):
+                sys.exit(1)
         elif arguments.command == "data":
             from sweeper.cli.data_command import prepare
 
@@ -64,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--then", action="append", default=[], metavar="COMMAND", help=THEN)
     command = commands.add_parser("data", help=DATA_COMMAND, description=DATA_COMMAND)
     command.add_argument("overrides", nargs="*", help="Hydra overrides, such as preset=gpu data.path=/data/fineweb-edu")
+    command = commands.add_parser("doctor", help=DOCTOR_COMMAND, description=DOCTOR_COMMAND)
+    command.add_argument("overrides", nargs="*", help="Hydra overrides, such as preset=paper site@hydra.launcher=other")
+    command.add_argument("--no-job", action="store_true", help="check only this machine; submit nothing")
+    command.add_argument("--wait", type=positive, default=30.0, metavar="MINUTES", help="for the job (default: 30)")
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         named = "name of the sweep, the beginning of it, or its id"

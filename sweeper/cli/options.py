@@ -4,15 +4,27 @@ import argparse
 import math
 
 
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number")
+    return value
+
+
 def seconds(text: str) -> float:
     """A time of at least 1 second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 1 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a number of seconds, at least 1")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def count(text: str) -> int:

@@ -69,15 +69,16 @@ class Lab:
         """Start a submission, without waiting for it."""
         resources = ("hydra.launcher.cpus_per_gpu=1",) if launcher == "slurm" else ()
         paths = [f"paths.{name}={getattr(self, name)}" for name in ("runs", "sweeps", "data")]
-        return self._type(
+        return self.start_command(
             "submit", *overrides, f"hydra/launcher={launcher}", *resources, f"data.path={self.texts}", *paths
         )
 
     def type(self, command: str, *words: str) -> str:
         """Run a command on the newest sweep. Returns its output."""
-        return finished(self._type(command, *words, f"--runs={self.runs}", f"--sweeps={self.sweeps}"))
+        return finished(self.start_command(command, *words, f"--runs={self.runs}", f"--sweeps={self.sweeps}"))
 
-    def _type(self, *words: str) -> "subprocess.Popen[str]":
+    def start_command(self, *words: str) -> "subprocess.Popen[str]":
+        """Start a command of loopsweep, without waiting for it."""
         return subprocess.Popen(
             [sys.executable, "-m", "sweeper", *words],
             cwd=self.checkout,

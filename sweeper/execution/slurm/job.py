@@ -119,7 +119,7 @@ class SlurmJob:
         ]
         again = isinstance(retry_policy, MaxPerCheckpoint) and retry_policy.again
         if open_runs and (signal.SIGUSR2 in received or (again and not received)):
-            self._requeue(task)
+            requeue(task)
             return
         if open_runs:
             raise Interrupted(f"stopped with {', '.join(open_runs)} unfinished; `loopsweep retry` resumes them")
@@ -150,21 +150,27 @@ class SlurmJob:
         outcomes = pool.run(todo)
         return {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, pool.received
 
-    def _requeue(self, task: Task) -> None:
-        try:
-            done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
-        except OSError as error:
-            raise Interrupted(
-                f"job {task.job} cannot requeue itself: no scontrol on {socket.gethostname()} ({error.strerror}); "
-                "put it into PATH with hydra.launcher.setup; `loopsweep retry` resumes the job's runs"
-            ) from error
-        if done.returncode:
-            said = " ".join(done.stderr.split())
-            raise Interrupted(f"job {task.job} cannot requeue itself: {said}; `loopsweep retry` resumes its runs")
-        print(f"job {task.job} is queued again and will resume from its checkpoints", flush=True)
-
     def _rundir(self, run_id: str) -> RunDir:
         return RunDir(Path(self.runs) / run_id)
+
+
+def requeue(task: Task) -> None:
+    """Put the job back into the queue. SLURM then ends its processes.
+
+    Raises:
+        Interrupted: if there is no scontrol, or SLURM refuses.
+    """
+    try:
+        done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
+    except OSError as error:
+        raise Interrupted(
+            f"job {task.job} cannot requeue itself: no scontrol on {socket.gethostname()} ({error.strerror}); "
+            "put it into PATH with hydra.launcher.setup; `loopsweep retry` resumes the job's runs"
+        ) from error
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        raise Interrupted(f"job {task.job} cannot requeue itself: {said}; `loopsweep retry` resumes its runs")
+    print(f"job {task.job} is queued again and will resume from its checkpoints", flush=True)
 
 
 class LogView:

@@ -94,6 +94,11 @@ class SlurmOptions:
         """Processes that train one run together: one a GPU, all GPUs of the job, unless runs are packed."""
         return 1 if self.pack > 1 else self.nodes * max(1, self.gpus_per_node)
 
+    @property
+    def cpus_per_task(self) -> int:
+        """Cores of each rank, or of all packed runs together."""
+        return max(1, self.cpus_per_gpu * max(1, self.gpus_per_node) // (self.ranks // self.nodes))
+
     def sbatch_parameters(self, job_name: str, code: str) -> dict[str, Any]:
         """Keywords for submitit.
 
@@ -101,8 +106,6 @@ class SlurmOptions:
             job_name: name of the job array.
             code: directory of the snapshot to run.
         """
-        tasks_per_node = self.ranks // self.nodes
-        cpus_per_node = self.cpus_per_gpu * max(1, self.gpus_per_node)
         named = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint", "mem")}
         # A rank that fails for good takes the others down, who would wait for it.
         # null or false takes out an option. submitit's own workload key is one, which some sites refuse.
@@ -113,8 +116,8 @@ class SlurmOptions:
             "job_name": job_name,
             "time": self.minutes,
             "nodes": self.nodes,
-            "ntasks_per_node": tasks_per_node,
-            "cpus_per_task": max(1, cpus_per_node // tasks_per_node),
+            "ntasks_per_node": self.ranks // self.nodes,
+            "cpus_per_task": self.cpus_per_task,
             **({"gpus_per_node": self.gpus_per_node} if self.gpus_per_node else {}),
             "array_parallelism": self.array_parallelism,
             "signal_delay_s": self.warning_seconds,

@@ -103,7 +103,7 @@ def jobs_by_run(submissions: Sequence[Submission], run_ids: Collection[str]) -> 
     for run_id, place in places:
         submission, array = arrays[place[0]]
         job = known.get(place) or _forgotten(submission, array, place)
-        if job is not None and job.state == "FAILED" and (said := _last_words(submission.log(*place))):
+        if job is not None and job.state == "FAILED" and (said := last_words(submission.log(*place))):
             job = replace(job, reason=f"{job.reason}: {said}".removeprefix(": "))
         if job is not None:
             jobs.setdefault(run_id, []).append(job)
@@ -118,8 +118,8 @@ def _forgotten(submission: Submission, array: JobArray, place: Place) -> Job | N
     return GONE if log.exists() else NEVER_STARTED  # SLURM opens the log when it starts the job
 
 
-def _last_words(log: Path | None) -> str:
-    """The last line that a job printed. SLURM itself says only that the exit status was not 0."""
+def last_words(log: Path | None) -> str:
+    """The last line that a job printed; empty if there is none. SLURM says only that the exit status was not 0."""
     if log is None or not log.is_file():
         return ""
     with log.open("rb") as file:

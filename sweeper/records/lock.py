@@ -1,17 +1,21 @@
 """Locks of runs: a run has at most one owner process, and a dead owner is detected.
 
 On one machine the process table shows at once whether an owner is alive. Machines that share only the file system use
-the owner's heartbeat, which is the lock file's modification time. Taking a lock is serialised by `flock` on a guard
-file, so two processes that find the same dead owner cannot both take over.
+the owner's heartbeat, which is the lock file's modification time. It is compared with the time of a file that was just
+written beside it, so the clocks of two machines are never compared. Taking a lock is serialised by a guard file, so two
+processes that find the same dead owner cannot both take over.
 
 A SLURM job that restarts on another node may find a lock held by its own previous attempt, which may be dead or still
 running on a partitioned node. The job waits until that heartbeat stops.
 """
 
+import errno
 import fcntl
 import json
+import math
 import os
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -19,12 +23,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, SoftFileLease
+
 from sweeper.files import write_json
 from sweeper.run.stop import StopFlag
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0  # without a heartbeat after which an owner on another machine counts as dead
 POLL_SECONDS = 1.0
+LEASE_SECONDS = 60.0  # without a sign of life after which a guard without flock counts as abandoned
+CLOCK_SECONDS = 60.0  # after which the file system's clock is read anew
+NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 EXIT_LOST = 75  # exit status of a process whose run was taken over
 
 
@@ -68,7 +77,7 @@ def is_alive(path: Path) -> bool:
     if owner["machine"] == _machine():
         return bool(_process_start(owner["pid"]) == owner["process_start"])
     try:
-        return time.time() - path.stat().st_mtime < STALE_SECONDS
+        return file_system_time(path.parent) - path.stat().st_mtime < STALE_SECONDS
     except OSError:
         return False
 
@@ -146,14 +155,59 @@ class RunLock:
 
 
 class Guard:
-    """`flock` on a file for the duration of a `with` block. The file is created if missing and never removed."""
+    """Mutual exclusion for the duration of a `with` block, among all processes that share the file system.
+
+    It is `flock` on a file that is created if missing and never removed. Where the file system has no flock, it is a
+    lease: a file that exists while it is held and is renewed by a thread. The lease of a holder that died expires.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._lock: FileLock | SoftFileLease
+        if has_flock(self._path.parent):
+            self._lock = FileLock(self._path, preserve_lock_file=True)
+        else:
+            self._lock = SoftFileLease(self._path.with_name(f"{self._path.name}.lease"), lease_duration=LEASE_SECONDS)
+        self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._lock.release()
+
+
+_flock_by_device: dict[int, bool] = {}
+_clock_by_device: dict[int, tuple[float, float]] = {}
+
+
+def has_flock(directory: Path) -> bool:
+    """Whether the directory's file system has `flock`. Tried once per file system and process."""
+    device = directory.stat().st_dev
+    if device not in _flock_by_device:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock_by_device[device] = True
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+                _flock_by_device[device] = False
+    return _flock_by_device[device]
+
+
+def file_system_time(directory: Path) -> float:
+    """Now in seconds since the epoch, by the clock that stamps files in `directory`.
+
+    This machine's own clock if it may not write there.
+    """
+    device, now = directory.stat().st_dev, time.monotonic()
+    ahead, read = _clock_by_device.get(device, (0.0, -math.inf))
+    if now - read > CLOCK_SECONDS:
+        try:
+            with tempfile.NamedTemporaryFile(dir=directory, prefix=".clock-") as file:
+                os.utime(file.name)  # as a heartbeat does
+                ahead = Path(file.name).stat().st_mtime - now
+        except OSError:
+            ahead = time.time() - now
+        _clock_by_device[device] = ahead, now
+    return now + ahead

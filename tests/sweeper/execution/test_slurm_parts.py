@@ -216,8 +216,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that locks waited, on a clock that only their waiting moves."""
     slept: list[float] = []
     began = time.time()
-    clock = SimpleNamespace(time=lambda: began + sum(slept), sleep=slept.append)
-    monkeypatch.setattr("sweeper.records.lock.time", clock)
+    monkeypatch.setattr("sweeper.records.lock.time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr("sweeper.records.lock.file_system_time", lambda _: began + sum(slept))
     return slept
 
 

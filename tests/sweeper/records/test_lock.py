@@ -1,10 +1,12 @@
 """A run has one owner at a time. A dead owner is detected at once on this machine, elsewhere by its heartbeat."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.records import lock as lock_module
-from sweeper.records.lock import EXIT_LOST, STALE_SECONDS, RunLock, RunLocked, is_alive, read_owner
+from sweeper.records.lock import EXIT_LOST, STALE_SECONDS, Guard, RunLock, RunLocked, is_alive, read_owner
 from sweeper.run.stop import StopFlag
 
 # Take the locks named on standard input one after another, each until the next line. Print whether it worked.
@@ -122,6 +124,51 @@ def test_an_owner_on_another_machine_is_alive_while_its_heartbeat_is(tmp_path: P
     os.utime(path, (silent_since, silent_since))
     with take(path):
         assert read_owner(path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("skew", [300.0, -300.0], ids=["ahead", "behind"])
+def test_a_clock_that_is_off_neither_kills_a_live_owner_nor_revives_a_dead_one(
+    skew: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner is on another machine. Only the file system's clock counts."""
+    live, dead = tmp_path / "live", tmp_path / "dead"
+    for path in (live, dead):
+        write_owner(path, machine="elsewhere/01234567", pid=1, process_start="1")
+    silent_since = time.time() - STALE_SECONDS - 1
+    os.utime(dead, (silent_since, silent_since))
+    now = time.time
+    monkeypatch.setattr(lock_module.time, "time", lambda: now() + skew)
+    assert is_alive(live)
+    assert not is_alive(dead)
+
+
+def test_without_flock_a_guard_is_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads would both be inside if there were no guard."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock_module, "_flock_by_device", {})
+    guard, order = tmp_path / "guard", []
+    inside = threading.Event()
+
+    def second() -> None:
+        inside.set()
+        with Guard(guard):
+            order.append("second")
+
+    with Guard(guard):
+        assert (tmp_path / "guard.lease").exists()
+        other = threading.Thread(target=second)
+        other.start()
+        assert inside.wait(10)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+    assert [path.name for path in tmp_path.iterdir()] == []
+    with take(tmp_path / "lock"):
+        assert is_alive(tmp_path / "lock")
 
 
 def test_a_restart_of_this_machine_ends_all_its_owners(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Checks that both the login node and a compute node make: locks, clock, speed of the disk, network."""
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from sweeper.execution.slurm.doctor.finding import Finding, note, ok, problem
-from sweeper.records.lock import STALE_SECONDS
+from sweeper.records.lock import STALE_SECONDS, has_flock
 
 NETWORK_SECONDS = 5.0
 CLOCK_SECONDS = 10.0  # of difference between a machine and a file system that harm nothing
@@ -36,17 +35,11 @@ def scratch_file(directory: Path) -> Iterator[IO[bytes]]:
 
 
 def check_flock(directory: Path) -> Finding:
-    """Runs, manifests and submissions are guarded by flock."""
-    with scratch_file(directory) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return problem(
-                "flock",
-                f"{nearest(directory)}: {error.strerror}",
-                "mount the file system with locks (Lustre: -o flock, NFS: without nolock), or paths.runs=DIR elsewhere",
-            )
-    return ok("flock", f"works in {nearest(directory)}")
+    """Runs, manifests and submissions are guarded by flock, or by leases where there is none."""
+    if has_flock(nearest(directory)):
+        return ok("flock", f"works in {nearest(directory)}")
+    remedy = "every machine must mount it alike; with locks is better (Lustre: -o flock)"
+    return note("flock", f"{nearest(directory)} has none; lease files take its place", remedy)
 
 
 def check_clock(directory: Path) -> Finding:

@@ -49,6 +49,7 @@ class SlurmOptions:
     qos: Line | None = None
     constraint: Line | None = None
     mem: Memory | None = None
+    stage: Line | None = None
 
     def __post_init__(self) -> None:
         check_values(self, PREFIX)

@@ -10,6 +10,7 @@ queue still shows the job's name. An array without a job id that the queue does 
 sbatch refused it.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -23,6 +24,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
+from getpass import getuser
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.files import write_json
 
 RECORD = "submission.json"
+STARTS_PER_SECOND = 8  # of jobs of one array
 # What helps against a refusal of sbatch, by its text.
 REMEDIES = (
     ("wckey", "this site wants a workload key: +hydra.launcher.extra.wckey=KEY"),
@@ -150,8 +154,12 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
 
     options = SlurmOptions.from_dict(submission.options)
     for number, array in enumerate(submission.arrays):
-        executor = submitit.SlurmExecutor(folder=(submission.path / "jobs").resolve(), python=warned_python())
-        executor.update_parameters(**options.sbatch_parameters(array.name, str(code.resolve())))
+        executor = submitit.SlurmExecutor(
+            folder=(submission.path / "jobs").resolve(), python=python_command(code, options.stage)
+        )
+        parameters = options.sbatch_parameters(array.name, str(code.resolve()))
+        parameters["setup"] = stagger(min(len(array.elements), options.array_parallelism)) + parameters["setup"]
+        executor.update_parameters(**parameters)
         slurm_jobs = [
             SlurmJob(
                 runs=str(runs.resolve()),
@@ -172,17 +180,30 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     return submission
 
 
-def warned_python() -> str:
-    """Shell words that start this Python with USR2 blocked, until the pool has a handler for it.
+def python_command(code: Path, stage: str | None = None) -> str:
+    """Shell words that start this Python in a job, see `sweeper.execution.slurm.start`.
 
-    USR2 would kill a Python that starts. The shell ignores it, and a first, bare Python blocks it for the second one:
-    then it is pending, not lost. `env --block-signal` does the same, but only since coreutils 8.31.
+    Args:
+        code: snapshot of the code for the job.
+        stage: directory on a node's own disk for a copy of the virtual environment; None to use it where it is.
     """
-    block = (
-        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}); "
-        "signal.signal(signal.SIGUSR2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-    )
-    return shlex.join(["sh", "-c", "trap '' USR2; exec \"$@\"", "sh", sys.executable, "-ISc", block, sys.executable])
+    start = str(code.resolve() / "sweeper/execution/slurm/start.py")
+    staged = ["--stage", stage, sys.prefix, f"loopsweep-{getuser()}-{environment_digest()}"] if stage else []
+    # The shell ignores the warning that may come while the first Python starts.
+    shell = ["sh", "-c", "trap '' USR2; exec \"$@\"", "sh"]
+    return shlex.join([*shell, sys.executable, "-IS", start, *staged, sys.executable])
+
+
+def environment_digest() -> str:
+    """Identifies the virtual environment with its packages, so that a copy of another content has another name."""
+    packages = sorted(f"{one.name} {one.version}" for one in distributions())
+    return hashlib.sha256("\n".join([sys.prefix, sys.version, *packages]).encode()).hexdigest()[:12]
+
+
+def stagger(elements: int) -> list[str]:
+    """Shell lines that spread the starts of many jobs, which would all import torch from one file server at once."""
+    seconds = elements // STARTS_PER_SECOND
+    return [f"sleep $((${{SLURM_ARRAY_TASK_ID:-0}} % {seconds + 1}))"] if seconds else []
 
 
 @contextmanager

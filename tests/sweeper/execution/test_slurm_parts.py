@@ -6,7 +6,9 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
+import venv
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,7 @@ from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import Job
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.status import cluster_status
-from sweeper.execution.slurm.submission import new_submission, refusal, submissions, warned_python
+from sweeper.execution.slurm.submission import new_submission, python_command, refusal, stagger, submissions
 from sweeper.records.lock import POLL_SECONDS, STALE_SECONDS, RunLock, RunLocked, read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State
@@ -33,6 +35,7 @@ from sweeper.run.stop import StopFlag
 from sweeper.training.distributed import Ranks
 
 ONE_TASK = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "1"}
+REPOSITORY = Path(__file__).parents[3]
 LEAST = {
     "max_gpu_hours": 100,
     "yes": False,
@@ -301,12 +304,61 @@ def test_a_warning_while_python_starts_is_pending_and_needs_no_new_env(tmp_path:
     warned = "import os, signal; os.kill(os.getpid(), 12); print(signal.sigpending() == {signal.SIGUSR2} == {12})"
     warned += "; signal.signal(12, lambda *_: print('handled')); signal.pthread_sigmask(signal.SIG_UNBLOCK, {12})"
     done = subprocess.run(
-        ["sh", "-c", f"{warned_python()} -u -c {shlex.quote(warned)}"],
+        ["sh", "-c", f"{python_command(REPOSITORY)} -u -c {shlex.quote(warned)}"],
         env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "True\nhandled\n")
+
+
+class TestStaged:
+    """The environment is copied to the node's own disk by the first task there."""
+
+    @pytest.fixture
+    def prefix(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A small virtual environment, that this process seems to run in."""
+        prefix = tmp_path / "env"
+        venv.create(prefix, symlinks=True)
+        monkeypatch.setattr(sys, "prefix", str(prefix))
+        monkeypatch.setattr(sys, "executable", str(prefix / "bin" / "python"))
+        monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
+        return prefix
+
+    def start(self) -> list[str]:
+        """What the job's Python takes for its prefix, and errors."""
+        command = f"{python_command(REPOSITORY, '$NODE_DISK')} -c 'import sys; print(sys.prefix)'"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        return [done.stdout.strip(), done.stderr]
+
+    def test_once(self, prefix: Path, tmp_path: Path) -> None:
+        used, errors = self.start()
+        assert errors == ""
+        copy = Path(used)
+        assert copy.parent == tmp_path / "disk"
+        (copy / "mark").touch()
+        assert self.start() == [used, ""]
+        assert (copy / "mark").exists(), "it was copied again"
+
+    def test_a_half_copy_of_a_task_that_was_killed_is_made_anew(self, prefix: Path, tmp_path: Path) -> None:
+        copy = Path(self.start()[0])
+        copy.rename(copy.with_name(f"{copy.name}.half"))
+        assert self.start() == [str(copy), ""]
+
+    def test_without_room_the_environment_is_used_where_it_is(self, prefix: Path, tmp_path: Path) -> None:
+        (tmp_path / "disk").touch()
+        used, errors = self.start()
+        assert used == str(prefix)
+        assert errors == f"no copy of {prefix} in {tmp_path}/disk (File exists); using it where it is\n"
+
+
+@given(elements=st.integers(1, 1000))
+def test_jobs_of_an_array_start_at_most_some_in_a_second(elements: int) -> None:
+    lines = stagger(elements)
+    assert len(lines) == (elements >= 8)
+    if lines:
+        seconds = int(lines[0].rpartition("% ")[2].removesuffix("))"))
+        assert math.ceil(elements / seconds) <= 8
 
 
 def test_same_code_is_the_same_snapshot(tmp_path: Path) -> None:

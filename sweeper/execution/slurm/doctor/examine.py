@@ -18,7 +18,7 @@ from sweeper.execution.slurm.doctor.node import RESUMED, NodeCheck
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import last_words
 from sweeper.execution.slurm.snapshot import take_snapshot
-from sweeper.execution.slurm.submission import refusals_in_one_line, require_slurm, warned_python
+from sweeper.execution.slurm.submission import python_command, refusals_in_one_line, require_slurm
 
 JOB_MINUTES = 10
 WARNING_SECONDS = 60
@@ -135,7 +135,7 @@ def _submit(intent: Intent, folder: Path) -> str:
         urls=dict(intent.urls),
     )
     code = take_snapshot(folder.parent / "code")
-    executor = submitit.SlurmExecutor(folder=folder / "jobs", python=warned_python())
+    executor = submitit.SlurmExecutor(folder=folder / "jobs", python=python_command(code, options.stage))
     executor.update_parameters(**options.sbatch_parameters("loopsweep-doctor", str(code)))
     with refusals_in_one_line():
         return str(executor.submit(check.run).job_id)

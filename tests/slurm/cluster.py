@@ -4,7 +4,8 @@
     python -m tests.slurm.cluster start      # prints what to export
     python -m tests.slurm.cluster stop
 
-Jobs in partition `work` are requeued when one in `urgent` wants their nodes; in `graceful`, after a grace time.
+Jobs in partition `work` are requeued when one in `urgent` wants their nodes; in `graceful`, after a grace time; in
+`cancelled`, they are cancelled.
 """
 
 import argparse
@@ -73,9 +74,13 @@ NodeName=DEFAULT CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus}
 NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}]
 PartitionName=work Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=128 PriorityTier=1 GraceTime=0
 PartitionName=graceful Nodes=ALL MaxTime=INFINITE DefMemPerCPU=128 PriorityTier=1 GraceTime=20
+PartitionName=cancelled Nodes=ALL MaxTime=INFINITE DefMemPerCPU=128 PriorityTier=1 GraceTime=0 PreemptMode=CANCEL
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefMemPerCPU=128 PriorityTier=10 PreemptMode=OFF
 """
 NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/none"
+ENFORCED = """
+AccountingStorageEnforce=associations,limits,wckeys
+TrackWCKey=yes"""
 ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
@@ -109,10 +114,19 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster below `root`. `start` and `stop` may be called in any state."""
+    """One cluster below `root`. `start` and `stop` may be called in any state.
+
+    Attributes:
+        root: directory of its configuration, logs and state.
+        accounting: whether it has a database.
+        max_submit: jobs that root may submit. The site then also demands a workload key. root's default is `mine`.
+        min_job_age: seconds after which the controller forgets a job.
+        first_port: of its daemons.
+    """
 
     root: Path
     accounting: bool = False
+    max_submit: int | None = None
     min_job_age: int = 3600
     first_port: int = FIRST_PORT
 
@@ -206,7 +220,7 @@ class Cluster:
                 gpus=GPUS,
                 min_job_age=self.min_job_age,
                 dead_after=DEAD_AFTER,
-                accounting=ACCOUNTING.format(**values) if self.accounting else NO_ACCOUNTING,
+                accounting=self._accounting(values),
             )
         )
         dbd = self.root / "etc/slurmdbd.conf"
@@ -214,6 +228,11 @@ class Cluster:
         dbd.chmod(0o600)
         gpus = [f"NodeName={','.join(NODES)} Name=gpu File={self._fake_gpu(index)}" for index in range(GPUS)]
         (self.root / "etc/gres.conf").write_text("\n".join(gpus) + "\n")
+
+    def _accounting(self, values: dict[str, object]) -> str:
+        if not self.accounting:
+            return NO_ACCOUNTING
+        return ACCOUNTING.format(**values) + (ENFORCED if self.max_submit is not None else "")
 
     def _fake_gpu(self, index: int) -> Path:
         """SLURM needs a separate character device for every GPU: another /dev/null, if we may create one."""
@@ -249,6 +268,10 @@ class Cluster:
         self._wait("slurmdbd", lambda: self._works("sacctmgr", "-n", "show", "cluster"))
         if "loopsweep" not in self.query("sacctmgr", "-n", "-P", "show", "cluster", "format=cluster"):
             self._run("sacctmgr", "-i", "-Q", "add", "cluster", "loopsweep")
+        if self.max_submit is not None:
+            with contextlib.suppress(ClusterError):  # it is there already
+                self._run("sacctmgr", "-i", "-Q", "add", "user", "root", "wckey=mine", "defaultwckey=mine")
+            self._run("sacctmgr", "-i", "-Q", "modify", "user", "root", "set", f"maxsubmit={self.max_submit}")
 
     def _run(self, *command: str, **variables: str) -> None:
         done = subprocess.run(command, env={**self.environment, **variables}, capture_output=True, text=True)

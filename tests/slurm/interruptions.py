@@ -15,6 +15,7 @@ from .lab import ONE_RUN, Lab
 # A node for one job, so that a failure of the node affects no other job.
 OWN_NODE = "+hydra.launcher.extra={exclusive: true}"
 TWO_GPUS, TWO_NODES = "hydra.launcher.gpus_per_node=2", "hydra.launcher.nodes=2"
+WITHOUT_SCONTROL = "hydra.launcher.setup=['D=$(mktemp -d)', 'ln -s /usr/bin/* $D', 'rm $D/scontrol', 'export PATH=$D']"
 ONE_MINUTE = ("hydra.launcher.time=1", "hydra.launcher.warning_seconds=25")
 
 
@@ -74,6 +75,16 @@ def cancel_and_retry(lab: Lab) -> None:
     lab.commands.retry(lab.data, ["gpus_per_node=1"])
 
 
+def usr2_without_scontrol(lab: Lab) -> None:
+    """The job cannot requeue itself: the checkpoint is written, and the reason is known."""
+    lab.slurm("scancel", "--signal=USR2", lab.job())
+    lab.until_job("FAILED")
+    [status] = lab.statuses()
+    assert (status.state, "no scontrol on" in status.reason) == (State.FAILED, True), status
+    assert "Traceback" not in lab.job_log()
+    lab.commands.retry(lab.data, ["setup=[]"])
+
+
 def wait_for_the_limit(lab: Lab) -> None:
     with lab.held():
         lab.until(lambda: "stopping" in lab.job_log(), "warning of the limit")
@@ -105,8 +116,10 @@ INTERRUPTIONS = {  # the first ones mostly wait; the others run meanwhile
     "time limit shorter than the run": Interruption(wait_for_the_limit, ONE_MINUTE),
     "preemption with grace": Interruption(preempt, (OWN_NODE, "hydra.launcher.partition=graceful")),
     "preemption without warning": Interruption(preempt, (OWN_NODE,)),
+    "preemption that cancels": Interruption(preempt, (OWN_NODE, "hydra.launcher.partition=cancelled")),
     "kill -9 of a node": Interruption(kill_node, (OWN_NODE,)),
     "USR2": Interruption(usr2),
+    "USR2 without scontrol": Interruption(usr2_without_scontrol, (WITHOUT_SCONTROL,), restarts=0),
     "USR2 to two ranks": Interruption(usr2, (TWO_GPUS,), ranks=2),
     "USR2 to two nodes": Interruption(usr2, (TWO_NODES,), ranks=2),
     "kill -9 of the second rank": Interruption(kill_second_rank, (TWO_GPUS,), ranks=2),

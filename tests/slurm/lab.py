@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sweeper.cli.commands import SweepCommands
 from sweeper.execution.slurm.status import sweep_status
 from sweeper.records.lock import read_owner
@@ -35,6 +37,8 @@ ONE_RUN = (
     "execution.checkpoint_every=25",
 )
 MIDWAY = 60  # steps
+# Ranks sum gradients in another order than one process. Over these steps the difference stays below this.
+SAME_LOSS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -185,3 +189,12 @@ def finished(process: "subprocess.Popen[str]", statuses: Sequence[int] = (0,)) -
     output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode in statuses, output
     return output
+
+
+def assert_same_losses(curves: Any, expected: Any) -> None:
+    """The losses of all runs, up to the order of sums."""
+    assert curves.keys() == expected.keys()
+    for run_id, rows in curves.items():
+        for key in ("loss", "val_loss"):
+            found, reference = ([row[key] for row in lines if key in row] for lines in (rows, expected[run_id]))
+            assert found == pytest.approx(reference, abs=SAME_LOSS, rel=0)

@@ -51,6 +51,9 @@ def check_wckey(config: Mapping[str, str], options: SlurmOptions) -> Finding:
         return ok("workload key", "not demanded")
     if given:
         return ok("workload key", f"demanded; {given} is given")
+    default = _asked("sacctmgr", "-n", "-P", "show", "user", getuser(), "format=defaultwckey").strip()
+    if default:
+        return ok("workload key", f"demanded; your default is {default}")
     seen = [name.strip("*") for name in _asked("sacctmgr", "-n", "-P", "show", "wckey", f"user={getuser()}",
                                                "format=wckey").split()]  # fmt: skip
     known = f" (yours: {', '.join(seen)})" if seen else ""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from sweeper.execution.slurm.doctor import login, node, shared
 from sweeper.execution.slurm.doctor.finding import Finding, Verdict, note, ok, problem, site_lines
@@ -132,9 +133,14 @@ def test_a_limit_of_jobs_below_a_sweep_is_named(
         ("22.05.8", "task/none", False),
     ],
 )
-def test_versions_whose_srun_drops_the_cpus_of_a_task_are_named(version: str, plugin: str, drops: bool) -> None:
-    found = named(list(login.check_slurm({"SLURM_VERSION": version, "TaskPlugin": plugin})))
-    assert ("CPUs of a task" in found) is drops
+def test_versions_whose_srun_drops_the_cpus_of_a_task_are_named(
+    version: str, plugin: str, drops: bool, options: Options
+) -> None:
+    config = {"SLURM_VERSION": version, "TaskPlugin": plugin}
+    found = named(list(login.check_slurm(config, options())))
+    assert ("srun" in found) is drops
+    remedy = OmegaConf.create(yaml.safe_load(site_lines(list(found.values()))) or {"setup": []})
+    assert "srun" not in named(list(login.check_slurm(config, options(setup=list(remedy.setup)))))
 
 
 def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def examine(intent: Intent, console: Console, *, job: bool, wait_minutes: float)
 
 def _on_the_login_node(intent: Intent) -> Iterator[Finding]:
     config = login.slurm_config()
-    yield from login.check_slurm(config)
+    yield from login.check_slurm(config, intent.options)
     yield login.check_wckey(config, intent.options)
     yield from login.check_partition(intent.options)
     yield login.check_limits(intent.options)

@@ -10,7 +10,7 @@ from sweeper.execution.slurm.doctor.finding import Finding, note, ok, problem, s
 from sweeper.execution.slurm.options import SlurmOptions
 
 DROPS_CPUS = re.compile(r"22\.05|23\.02")  # versions in which srun does not take over sbatch's --cpus-per-task
-CPUS_LINE = "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}"
+CPUS_LINE = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"  # without braces, which mean an interpolation in YAML
 COMFORTABLE_LIMIT = 200  # submitted jobs; most sweeps have fewer runs
 
 
@@ -21,7 +21,7 @@ def slurm_config() -> dict[str, str]:
     return {key.strip(): value.strip() for key, sign, value in pairs if sign}
 
 
-def check_slurm(config: Mapping[str, str]) -> Iterator[Finding]:
+def check_slurm(config: Mapping[str, str], options: SlurmOptions) -> Iterator[Finding]:
     """The cluster as a whole."""
     version, cluster = (config.get(key, "unknown") for key in ("SLURM_VERSION", "ClusterName"))
     yield ok("SLURM", f"version {version}, cluster {cluster}, arrays of up to {config.get('MaxArraySize', '?')} jobs")
@@ -35,13 +35,9 @@ def check_slurm(config: Mapping[str, str]) -> Iterator[Finding]:
             "private data", "other users' jobs are hidden", "do not submit a sweep that a colleague has submitted"
         )
     task = config.get("TaskPlugin", "")
-    if DROPS_CPUS.match(version) and re.search("affinity|cgroup", task):
-        yield problem(
-            "CPUs of a task",
-            f"SLURM {version} with {task}: srun does not take over --cpus-per-task, so a run gets one core",
-            "set SRUN_CPUS_PER_TASK",
-            setup=[CPUS_LINE],
-        )
+    if DROPS_CPUS.match(version) and re.search("affinity|cgroup", task) and CPUS_LINE not in options.setup:
+        seen = f"SLURM {version} with {task}: srun may not take over --cpus-per-task, and a run then has one core"
+        yield note("srun", seen, "set SRUN_CPUS_PER_TASK, unless the job counts all its cores below", setup=[CPUS_LINE])
 
 
 def check_wckey(config: Mapping[str, str], options: SlurmOptions) -> Finding:

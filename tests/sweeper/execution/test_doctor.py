@@ -165,8 +165,9 @@ def test_a_clock_that_is_off_is_named(
     now = shared.time.time
     monkeypatch.setattr(shared, "time", SimpleNamespace(time=lambda: now() + ahead))
     found = shared.check_clock(tmp_path)
-    assert found.verdict is Verdict.PROBLEM
+    assert found.verdict is Verdict.NOTE
     assert found.seen.startswith(words)
+    assert "(NTP)" in found.remedy
 
 
 @pytest.mark.parametrize(

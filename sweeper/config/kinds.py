@@ -90,9 +90,9 @@ class Config:
     seed: Seed = MISSING
     precision: Annotated[str, one_of(PRECISIONS)] = MISSING
     diverged_above: Positive = MISSING
-    architectures: ArchitecturesSection = field(default_factory=ArchitecturesSection)
     diagnostics: bool = MISSING
     grid: GridSection = field(default_factory=GridSection)
+    architectures: ArchitecturesSection = field(default_factory=ArchitecturesSection)
     scaling: ScalingSection = field(default_factory=ScalingSection)
     model: ModelSection = field(default_factory=ModelSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)

@@ -42,6 +42,7 @@ KEYS = {
     "schedule.steps": ("12", "14"),
     "validation.tokens": ("1024", "2048"),
     "precision": ("fp32", "bf16"),
+    "diagnostics": ("false", "true"),
     "model.n_layers": ("1", "3"),
     "model.d_model": ("16", "32"),
     "model.mlp_dim": ("40", "48"),

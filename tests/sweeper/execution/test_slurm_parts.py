@@ -375,3 +375,6 @@ def test_metrics_tail_equals_the_last_values_of_the_whole_file(tmp_path: Path) -
     lines = [f'{{"step": {step}, "loss": {math.sqrt(step)}}}' for step in range(500)]
     rundir.metrics.write_text("\n".join(lines) + '\n{"step": 500, "lo')  # a torn line, left by a kill
     assert rundir.last_metrics() == {"step": 499, "loss": math.sqrt(499)}
+    stream = {f"stream_{what}_{n}": math.sqrt(n) for what in ("norm", "grad") for n in range(1, 65)}
+    rundir.metrics.write_text("\n".join([*lines, json.dumps({"step": 500, "loss": 2.0, **stream}), '{"st']))
+    assert rundir.last_metrics()["step"] == 500  # also behind the longest lines, of 64 loop steps

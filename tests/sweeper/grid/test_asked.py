@@ -64,6 +64,7 @@ def test_a_cell_has_the_operations_of_its_run_attention_included(compose: Compos
         (["optimizer.weight_decay=0,0.1"], ["optimizer.weight_decay"]),
         (["optimizer.grad_clip=null,0.5", "schedule.steps=12,14"], ["optimizer.grad_clip", "schedule.steps"]),
         (["precision=fp32,bf16"], ["precision"]),
+        (["diagnostics=false,true"], ["diagnostics"]),
         (["model.block=pre_norm,post_norm"], ["architecture"]),
         (["model.loop=plain,add", "optimizer.beta2=0.9,0.99"], ["architecture", "optimizer.beta2"]),
         (["preset=smoke,quick"], ["preset"]),

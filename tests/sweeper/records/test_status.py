@@ -80,6 +80,16 @@ def test_done_and_diverged_are_what_the_result_says(rundir) -> None:
     assert math.isnan(diverged.val_loss)
 
 
+def test_the_unigram_entropy_is_a_column_and_nan_where_it_was_not_recorded(tmp_path: Path, rundir) -> None:
+    rundir.write_result({**result("done", 3.25), "unigram_entropy": 4.26})
+    RunDir(tmp_path / "runs" / "b").path.mkdir()
+    RunDir(tmp_path / "runs" / "b").write_result(result("done", 3.25))
+    sweep("s", "a", "b").save(tmp_path)
+    recorded, absent = sweep_table(tmp_path / "s.json", tmp_path / "runs")["unigram_entropy"]
+    assert recorded == 4.26
+    assert math.isnan(absent)
+
+
 def sweep(name: str, *run_ids: str, experiment: str = "lr_transfer") -> Sweep:
     cells = tuple({"panel": "ab"[i], "n_loops": 1, "run_id": run_id, "steps": 12} for i, run_id in enumerate(run_ids))
     return Sweep(name, experiment, "smoke", cells)

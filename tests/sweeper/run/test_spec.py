@@ -113,5 +113,12 @@ def test_a_record_of_another_schema_is_refused(schema) -> None:
         RunConfig.from_dict({**PLAIN.to_dict(), "schema": schema})
 
 
+def test_diagnostics_make_another_run_and_their_absence_none() -> None:
+    diagnosed = replace(PLAIN, diagnostics=True)
+    assert diagnosed.run_id != PLAIN.run_id
+    assert RunConfig.from_dict(yaml.safe_load(yaml.safe_dump(diagnosed.to_dict()))) == diagnosed
+    assert "diagnostics" not in PLAIN.to_dict()
+
+
 def test_tokens_are_sequences_times_length_times_steps() -> None:
     assert (PLAIN.batch_tokens, PLAIN.total_tokens) == (4 * 32, 4 * 32 * 12)

@@ -19,7 +19,7 @@ from sweeper.tracking.tables import from_files, from_server
 from .conftest import account
 from .wandb_server import ENTITY, WandbServer
 
-GRID = ("grid.base_lr=[4e-3,8e-3]", "panel=a,b")  # 8 cells, 6 runs
+GRID = ("grid.base_lr=[4e-3,8e-3]", "panel=a,b", "diagnostics=true")  # 8 cells, 6 runs
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,9 @@ def test_export_writes_what_it_writes_of_the_runs(place: str, places, logged_swe
         tables = (table.sort_values(key, ignore_index=True) for table in (mirrored, recorded))
         pd.testing.assert_frame_equal(*tables, check_like=True, check_exact=True)
         assert len(recorded) > 0
+        of_diagnostics = {"cells": "unigram_entropy", "curves": "stream_norm_1", "readouts": "mean"}
+        assert recorded[of_diagnostics[name]].notna().all()
+    assert "test_loss" in set(recorded["readout"])
     described = [json.loads((tmp_path / source / "provenance.json").read_text()) for source in ("mirrored", "runs")]
     of_mirrored, of_runs = ({**next(iter(d.values())), "command": ""} for d in described)
     assert of_mirrored == of_runs

@@ -12,7 +12,6 @@ from model import LOOPS, parameter_table
 from model.cpu.enable import enable
 from model.initialization import initialize_
 from model.transformer import LoopedTransformer
-from sweeper.errors import UserError
 from sweeper.records.export import curves_table, readouts_table
 from sweeper.records.run_dir import RunDir
 from sweeper.run.stop import StopFlag
@@ -299,8 +298,3 @@ def test_an_export_thins_runs_without_diagnostics(runs, run_config, execution, m
     monkeypatch.setattr("sweeper.records.export.CURVE_POINTS", 2)
     train(runs, run_config, execution)
     assert curves_table(runs.root, [run_config.run_id])["step"].tolist() == [1, 6, 7, 12]
-
-
-def test_a_validation_set_that_is_too_small_is_still_named(runs, diagnosed) -> None:
-    with pytest.raises(UserError, match=r"validation\.tokens=10000000 exceeds"):
-        runs.train(replace(diagnosed, validation_tokens=10_000_000))

@@ -244,10 +244,12 @@ class HostReads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("reads_every_loss", [True, False])
+@pytest.mark.parametrize("diagnostics", [True, False])
 def test_a_step_without_a_due_line_reads_no_value_where_reading_waits(
-    runs, run_config, execution, run_data, reads_every_loss
+    runs, run_config, execution, run_data, reads_every_loss, diagnostics
 ) -> None:
-    trainer = Trainer(RunDir(runs.root), run_config, replace(execution, log_every=5), run_data)
+    config = replace(run_config, diagnostics=diagnostics)
+    trainer = Trainer(RunDir(runs.root), config, replace(execution, log_every=5), run_data)
     assert trainer.reads_every_loss  # on a CPU, where it is free
     trainer.reads_every_loss = reads_every_loss
     with HostReads() as reads:

@@ -2,7 +2,7 @@
 
 cells.parquet      one row per grid point, see `sweeper.records.status.sweep_table`
 curves.parquet     the runs' metrics: run_id, step, one column a metric
-readouts.parquet   the runs' read-outs: run_id, readout, i, j, mean, std (j = −1 for vectors, i a loop count in test_loss)
+readouts.parquet   the runs' read-outs: run_id, readout, i, j, mean, std (j = −1 for vectors; in test_loss i is N)
 provenance.json    per sweep: commits, packages, processors, core-hours, how it was made
 
 One directory may hold several sweeps.

@@ -166,6 +166,7 @@ class SweepDir:
     path: Path
     text: Path
     environment: dict[str, str] = field(default_factory=dict)
+    sweep: str = "lr_transfer"
 
     @property
     def runs(self) -> Path:
@@ -174,7 +175,7 @@ class SweepDir:
     def overrides(self, *more: str) -> list[str]:
         paths = [f"paths.{name}={self.path / name}" for name in ("runs", "sweeps", "data")]
         data = [f"data.path={self.text}", "data.val_fraction=0.3"]
-        return ["+sweep=lr_transfer", "preset=smoke", *data, *paths, "hydra.launcher.workers=2", *more]
+        return [f"+sweep={self.sweep}", "preset=smoke", *data, *paths, "hydra.launcher.workers=2", *more]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """Start the sweep in a new process group."""
@@ -214,9 +215,9 @@ def sweep_dir(tmp_path: Path, text_dir: Path) -> SweepDir:
 
 
 @pytest.fixture(scope="session")
-def make_sweep_dir(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> Callable[[], SweepDir]:
-    """Makes more such sweeps, for fixtures that several tests share."""
-    return lambda: SweepDir(tmp_path_factory.mktemp("sweep"), text_dir)
+def make_sweep_dir(tmp_path_factory: pytest.TempPathFactory, text_dir: Path) -> Callable[..., SweepDir]:
+    """`make_sweep_dir(sweep="lr_transfer")` makes more such sweeps, for fixtures that several tests share."""
+    return lambda sweep="lr_transfer": SweepDir(tmp_path_factory.mktemp("sweep"), text_dir, sweep=sweep)
 
 
 @pytest.fixture(scope="session")

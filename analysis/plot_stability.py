@@ -218,11 +218,13 @@ def _draw_overlays(
             axes.tick_params(labelleft=column == 0, labelbottom=row == len(OVERLAYS) - 1)
             of_count = lines[lines["n_loops"] == n]
             _draw_lines(axes, of_count, quantity, looks)
-            if of_count[quantity].isna().all():
+            is_empty = bool(of_count[quantity].isna().all())
+            if is_empty:
                 states.say(axes, runs.loc[runs["n_loops"] == n, "state"], otherwise="not recorded")
             if row == 0:
                 axes.set_title(f"({'abcdefgh'[column]}) $N={n}$", loc="left")
-                _say_missing(axes, runs[runs["n_loops"] == n])
+                if not is_empty:
+                    _say_missing(axes, runs[runs["n_loops"] == n])
             else:
                 axes.set_xlabel("optimizer step")
                 axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

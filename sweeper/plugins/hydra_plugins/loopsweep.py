@@ -4,7 +4,7 @@ Hydra accepts plugins only from the namespace package `hydra_plugins`. What they
 the files in conf/hydra their keys and types.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -98,7 +98,7 @@ class GridSweeper(BasicSweeper):
     """Hydra's basic sweeper, without its file on disk and its own slow composition of every job.
 
     An argument with the key of an axis takes the axis's place, so that a part of a grid or a wider one can be asked
-    for. Of several grids, those that have none of the panels asked for are left out.
+    for. Of several grids, each has those of its panels that are asked for.
 
     Args:
         params: axes of the grid, each a comma list.
@@ -119,18 +119,33 @@ class GridSweeper(BasicSweeper):
         check_composed(self.config)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = {text.partition("=")[0]: text.partition("=")[2] for text in arguments}
-        asked = {panel_name(option) for option in given.get("panel", "").split(",")}
         jobs: dict[tuple[str, ...], None] = {}
-        for grid in self._grids:
-            if "panel" in given and "panel" in grid and asked.isdisjoint(str(grid["panel"]).split(",")):
-                continue
+        for grid, typed in self._asked(given, arguments):
             axes = {key: value for key, value in {**self.params, **grid}.items() if key not in given}
-            overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
+            overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *typed])
             for override in overrides:
                 check_axis(override)
             [batch] = self.split_arguments(overrides, max_batch_size=None)
             jobs |= dict.fromkeys(map(tuple, batch))
-        if not jobs:
-            known = ",".join(str(grid["panel"]) for grid in self._grids)
-            raise UserError(f"panel={given['panel']} is in no grid of this sweep; its panels: {known}")
         return self.launcher.launch(list(jobs), initial_job_idx=0)
+
+    def _asked(
+        self, given: Mapping[str, str], arguments: Sequence[str]
+    ) -> Iterator[tuple[Mapping[str, Any], Sequence[str]]]:
+        """The grids asked for, each with the arguments that concern it: of the panels, its own.
+
+        Raises:
+            UserError: for a panel that no grid has.
+        """
+        panels = [set(str(grid["panel"]).split(",")) if "panel" in grid else None for grid in self._grids]
+        if "panel" not in given or None in panels:
+            yield from ((grid, arguments) for grid in self._grids)
+            return
+        options = given["panel"].split(",")
+        known = ",".join(str(grid["panel"]) for grid in self._grids)
+        if unknown := [option for option in options if not any(panel_name(option) in (own or ()) for own in panels)]:
+            raise UserError(f"panel={unknown[0]} is in no grid of this sweep; its panels: {known}")
+        for grid, own in zip(self._grids, panels, strict=True):
+            if of_grid := [option for option in options if panel_name(option) in (own or ())]:
+                typed = f"panel={','.join(of_grid)}"
+                yield grid, [typed if text.startswith("panel=") else text for text in arguments]

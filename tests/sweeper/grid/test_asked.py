@@ -41,12 +41,21 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return call
 
 
-@pytest.mark.parametrize("kind", ["lr_transfer", "exponent", "init_probe", "increments", "theory"])
+@pytest.mark.parametrize("kind", ["lr_transfer", "architectures", "exponent", "init_probe", "increments", "theory"])
 def test_what_a_sweep_and_its_panels_set_by_themselves_is_no_extra_axis(kind: str, compose: Compose) -> None:
     sweep = compose(f"+sweep={kind}", "preset=smoke")
     assert (sweep.experiment, sweep.name, sweep.title) == (kind, f"{kind}-smoke", "")
-    assert sweep.columns == []
+    assert sweep.columns == (["architecture"] if kind == "architectures" else [])
     assert sweep.commands == (f"loopsweep submit +sweep={kind} preset=smoke",)
+
+
+def test_of_several_grids_each_has_those_of_its_panels_that_are_asked_for(compose: Compose) -> None:
+    whole = compose("+sweep=architectures", "preset=smoke").cells
+    part = compose("+sweep=architectures", "preset=smoke", "panel=architectures/scaled,norms").cells
+    assert {cell["panel"] for cell in part} == {"scaled", "norms"}
+    assert part == tuple(cell for cell in whole if cell["panel"] in ("scaled", "norms"))
+    with pytest.raises(UserError, match="panel=a is in no grid of this sweep"):
+        compose("+sweep=architectures", "preset=smoke", "panel=scaled,a")
 
 
 def test_a_cell_has_the_operations_of_its_run_attention_included(compose: Compose) -> None:

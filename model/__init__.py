@@ -9,11 +9,13 @@ from model.config import ModelConfig
 from model.loop import LOOPS
 from model.parameter_row import ParameterRow
 from model.parameterization import parameter_table
+from model.parts import PART_SETS
 from model.scaling import RULES, ScalingRule, residual_scale
 
 __all__ = [
     "BLOCKS",
     "LOOPS",
+    "PART_SETS",
     "RULES",
     "ModelConfig",
     "ParameterRow",

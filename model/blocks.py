@@ -9,6 +9,7 @@ In the formulas x is the stream, n(·) an RMSNorm with gain, and ε the residual
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from model.parameter_row import BaseValues, ParameterRow
+from model.parts import PART_SETS, Llama
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,24 +24,30 @@ class Shape(Protocol):
 
     @property
     def mlp_dim(self) -> int:
-        """Hidden width of the SwiGLU."""
+        """Hidden width of the MLP."""
 
     @property
     def n_layers(self) -> int:
         """Unique blocks L."""
 
+    @property
+    def parts(self) -> str:
+        """Set of parts, a name in `model.parts.PART_SETS`."""
+
 
 def part_params(part: str, shape: Shape) -> int:
-    """Parameters of one part of `model.layers.PARTS`."""
+    """Parameters of one part that a kind names."""
     d_model, mlp_dim = shape.d_model, shape.mlp_dim
     return {
         "norm": d_model,
         "norm_without_gain": 0,
         "attention": 4 * d_model**2,
+        "qk_norm_attention": 4 * d_model**2,
         "swiglu": 3 * d_model * mlp_dim,
+        "relu_squared": 2 * d_model * mlp_dim,
         "gate": 1,
         "diagonal_injection": 2 * d_model + d_model**2,
-    }[part]
+    }[PART_SETS[shape.parts].name(part)]
 
 
 class PreNorm:
@@ -77,12 +84,9 @@ class PreNorm:
         """
         return {}
 
-    def parameter_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
-        """The block's rows of the per-tensor table (Table 3)."""
-        return (
-            base.gain("block_norm", r"blocks\.\d+\.\w+_norm\.weight"),
-            base.matrix("block_matrix", r"blocks\.\d+\.(attention|mlp)\.\w+\.weight"),
-        )
+    def parameter_rows(self, base: BaseValues, made_of: Llama) -> tuple[ParameterRow, ...]:
+        """The block's rows of the per-tensor table (Table 3), for one of `model.parts.PART_SETS`."""
+        return (*made_of.norm_rows(base), *made_of.matrix_rows(base))
 
     def n_params(self, shape: Shape) -> int:
         """Parameters of one block (7.08M at the paper's width)."""
@@ -136,14 +140,10 @@ class DeepNorm(PostNorm):
         """α, as `skip_scale`."""
         return {"skip_scale": float((2 * applications) ** self.exponent)}
 
-    def parameter_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
+    def parameter_rows(self, base: BaseValues, made_of: Llama) -> tuple[ParameterRow, ...]:
         """Queries and keys start as in `PreNorm`, the other matrices with β σ0."""
         beta = float((8 * base.applications) ** -self.exponent)
-        return (
-            base.gain("block_norm", r"blocks\.\d+\.\w+_norm\.weight"),
-            base.matrix("block_qkv", r"blocks\.\d+\.attention\.qkv\.weight", part_gains=(1.0, 1.0, beta)),
-            base.matrix("block_matrix", r"blocks\.\d+\.(attention\.out|mlp\.\w+)\.weight", gain=beta),
-        )
+        return (*made_of.norm_rows(base), *made_of.matrix_rows(base, beta))
 
 
 class DeepLoop(DeepNorm):
@@ -192,12 +192,9 @@ class ReZero(PreNorm):
         x = x.addcmul(block.attention(x, rotary, *queries), scale)
         return x.addcmul(block.mlp(x), scale)
 
-    def parameter_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
+    def parameter_rows(self, base: BaseValues, made_of: Llama) -> tuple[ParameterRow, ...]:
         """See `PreNorm.parameter_rows`."""
-        return (
-            base.gain("block_gate", r"blocks\.\d+\.gate\.weight", start=0.0),
-            base.matrix("block_matrix", r"blocks\.\d+\.(attention|mlp)\.\w+\.weight"),
-        )
+        return (base.gain("block_gate", r"blocks\.\d+\.gate\.weight", start=0.0), *made_of.matrix_rows(base))
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
         """As `PreNorm` without what norms keep and leave, but with both branches, for the gate's gradient."""

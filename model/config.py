@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from model.blocks import BLOCKS
+from model.blocks import BLOCKS, part_params
 from model.loop import LOOPS
 from model.neutral import neutral
+from model.parts import PART_SETS
 
 CHUNK_LOGITS = 2**26  # that the head scores at once: 256 MiB in fp32
 
@@ -16,10 +17,10 @@ class ModelConfig:
     The residual scale is a number here: which rule produced it (`model.scaling`) is not the model's concern.
 
     Attributes:
-        vocab_size: rows of the token embedding, which is also the (tied) head.
+        vocab_size: rows of the token embedding and of the head, which may be one tensor.
         d_model: width of the residual stream.
         n_heads: attention heads; the head dimension is d_model / n_heads and must be even (rotary pairs).
-        mlp_dim: hidden width of the SwiGLU.
+        mlp_dim: hidden width of the MLP.
         n_layers: unique blocks L in the stack.
         n_loops: times N the whole stack is applied.
         residual_scale: factor ε on every residual branch.
@@ -28,6 +29,7 @@ class ModelConfig:
         norm_eps: added to the mean square in every RMSNorm.
         loop: how the state passes from one loop step to the next, a name in `model.loop.LOOPS`.
         block: where a block has its norms, a name in `model.blocks.BLOCKS`.
+        parts: what norms, attention, MLP and head are, a name in `model.parts.PART_SETS`.
 
     Raises:
         ValueError: for a shape that cannot be built, and for kinds that do not go together; the message names the
@@ -46,6 +48,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     loop: str = neutral("plain")
     block: str = neutral("pre_norm")
+    parts: str = neutral("llama")
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_heads", "mlp_dim", "n_layers", "n_loops", "max_seq_len"):
@@ -59,7 +62,7 @@ class ModelConfig:
             )
         if not self.residual_scale > 0:
             raise ValueError(f"residual_scale={self.residual_scale} must be positive")
-        for name, registry in (("loop", LOOPS), ("block", BLOCKS)):
+        for name, registry in (("loop", LOOPS), ("block", BLOCKS), ("parts", PART_SETS)):
             if getattr(self, name) not in registry:
                 raise ValueError(f"{name}={getattr(self, name)} is unknown; allowed: {', '.join(registry)}")
         if BLOCKS[self.block].needs_one_path and not LOOPS[self.loop].is_one_path:
@@ -83,7 +86,8 @@ class ModelConfig:
     def n_params(self) -> int:
         """Distinct parameters, tied head counted once (Table 2: 183.5M, 268.4M, 438.3M)."""
         stack = self.n_layers * self.block_params + LOOPS[self.loop].n_params(self)
-        return self.vocab_size * self.d_model + stack + self.d_model
+        outer = (1 if PART_SETS[self.parts].has_tied_head else 2) * self.vocab_size * self.d_model
+        return outer + stack + part_params("norm", self)
 
     def without_idle_loop(self) -> "ModelConfig":
         """The same model under one name: with N = 1 many kinds of loop are one."""

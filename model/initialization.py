@@ -1,4 +1,4 @@
-"""The per-tensor table applied to a model: its first weights, and AdamW's parameter groups.
+"""The per-tensor table applied to a model: its first weights, and its optimizer's parameter groups.
 
 The first row whose pattern matches a parameter's name wins; a parameter without a row, or a row without a parameter,
 is an error.
@@ -73,7 +73,7 @@ def _beyond_three(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def parameter_groups(model: nn.Module, table: tuple[ParameterRow, ...]) -> list[dict[str, Any]]:
-    """AdamW parameter groups, one a row, with `kind` and `peak_lr` beside torch's own keys.
+    """Parameter groups of an optimizer, one a row, with `kind` and `peak_lr` beside torch's own keys.
 
     Raises:
         ValueError: if table and model do not cover each other.

@@ -1,7 +1,7 @@
-"""The layers that blocks are made of: RMSNorm, rotary positions, causal attention, SwiGLU."""
+"""The layers that blocks are made of: RMSNorm, rotary positions, causal attention, SwiGLU, and their variants."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,8 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention; query, key and value projections are one matrix."""
 
+    fused: ClassVar[dict[str, int]] = {"qkv": 3}  # matrices that stand under each other in one parameter
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
@@ -85,13 +87,32 @@ class Attention(nn.Module):
             weight = self.qkv.weight
             parts = (F.linear(queries, weight[:d_model]), *F.linear(x, weight[d_model:]).chunk(2, dim=-1))
         q, k, v = (part.view(batch, seq_len, self.n_heads, -1).transpose(1, 2) for part in parts)  # (B, H, T, D)
-        y = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, is_causal=True)  # (B, H, T, D)
+        q, k = self.placed(q, rotary), self.placed(k, rotary)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
         return out
+
+    def placed(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """Queries or keys (B, H, T, D) with their positions, as scores are made from them."""
+        return rotate(x, rotary)
+
+
+class QKNormAttention(Attention):
+    """Attention of which queries and keys are RMS-normed, head by head, after their rotation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.eps = config.norm_eps
+
+    def placed(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """See `Attention.placed`."""
+        return F.rms_norm(rotate(x, rotary), x.shape[-1:], eps=self.eps)
 
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)); gate and up are one matrix."""
+
+    fused: ClassVar[dict[str, int]] = {"gate_up": 2}
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -102,6 +123,20 @@ class SwiGLU(nn.Module):
         """(B, T, d_model) → (B, T, d_model)."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         out: Tensor = self.down(F.silu(gate) * up)
+        return out
+
+
+class ReluSquared(nn.Module):
+    """down(relu(up(x))²)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.d_model, config.mlp_dim, bias=False)
+        self.down = nn.Linear(config.mlp_dim, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, T, d_model)."""
+        out: Tensor = self.down(F.relu(self.up(x)).square())
         return out
 
 
@@ -135,7 +170,9 @@ PARTS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "norm": lambda config: RMSNorm(config.d_model, config.norm_eps),
     "norm_without_gain": lambda config: RMSNormWithoutGain(config.norm_eps),
     "attention": Attention,
+    "qk_norm_attention": QKNormAttention,
     "swiglu": SwiGLU,
+    "relu_squared": ReluSquared,
     "gate": lambda config: Gate(),
     "diagonal_injection": lambda config: DiagonalInjection(config.d_model),
 }

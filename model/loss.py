@@ -1,4 +1,4 @@
-"""Cross-entropy through the tied head, in token chunks.
+"""Cross-entropy through the head, in token chunks.
 
 At the paper's vocabulary of 128,256 the logits of 2,048 tokens take 1 GiB, and autograd would keep them and their
 softmax. Here each chunk of tokens is scored and turned into its gradient in place within the forward pass, so that
@@ -20,10 +20,12 @@ ROWS_AT_ONCE = 2**12  # of the head, whose products oneDNN returns before they a
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
-    """Mean negative log-likelihood of `targets` under softmax(hidden · weightᵀ)."""
+    """Mean negative log-likelihood of `targets` under softmax(hidden · weightᵀ), whose logits may be capped."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, cap: float | None
+    ) -> Tensor:
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         loss = hidden.new_zeros((), dtype=torch.float32)
@@ -35,7 +37,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
             logits = logits_of_chunk[: len(h)]
             _product_(logits, h, head)
-            loss += _to_gradient_(logits, t, 1 / len(targets))
+            loss += _to_gradient_(logits, t, 1 / len(targets), cap)
             if grad_hidden is not None and grad_head is not None:
                 grad_hidden[start : start + len(h)] = mm(logits, head)
                 _add_product_(grad_head, logits.T, h, first=start == 0)
@@ -46,25 +48,31 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         if torch._C._autograd._get_current_graph_task_keep_graph():  # they may be asked for again
-            return grad_hidden * grad, grad_head * grad, None, None
-        return grad_hidden.mul_(grad), grad_head.mul_(grad), None, None
+            return grad_hidden * grad, grad_head * grad, None, None, None
+        return grad_hidden.mul_(grad), grad_head.mul_(grad), None, None, None
 
 
-def _to_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+def _to_gradient_(logits: Tensor, targets: Tensor, scale: float, cap: float | None) -> Tensor:
     """Replace logits (C, V) by the gradient of `scale` times their summed loss; that loss, in fp32."""
     rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     loss = logits.new_zeros((), dtype=torch.float32)
     for some, of_some in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
         scores = some.float()  # the same memory in fp32
+        slope = None
+        if cap is not None:
+            slope = 1 - scores.div_(cap).tanh_().square()  # of the cap
+            scores *= cap
         scores -= scores.amax(1, keepdim=True)
         column = of_some[:, None]
         of_targets = scores.gather(1, column)
         total = scores.exp_().sum(1, keepdim=True)
         scores *= scale / total
         scores.scatter_add_(1, column, scores.new_full((), -scale).expand_as(column))
+        if slope is not None:
+            scores *= slope
         if scores is not some:
             some.copy_(scores)
         loss += scale * (total.log() - of_targets).sum()
@@ -95,15 +103,21 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
             part += product
 
 
-def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """cap · tanh(logits / cap) in fp32, of logits (…, V); without a cap the logits."""
+    return logits if cap is None else cap * torch.tanh(logits.float() / cap)
+
+
+def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """Mean next-token loss in nats, without ever holding all logits.
 
     Products run in the autocast type where autocast is on; softmax and loss are fp32.
 
     Args:
         hidden: (tokens, d_model), after the final norm.
-        weight: (vocab_size, d_model), the tied embedding.
+        weight: (vocab_size, d_model), the head.
         targets: (tokens,) token ids.
+        cap: of the logits, see `capped`; None for none.
 
     Returns:
         A scalar, differentiable once in `hidden` and `weight`.
@@ -111,12 +125,13 @@ def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, dtype)  # type: ignore[no-untyped-call]
+        loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, dtype, cap)  # type: ignore[no-untyped-call]
     return loss
 
 
-def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """Next-token loss of every token in nats, (tokens,); arguments as for `head_cross_entropy`. No gradient."""
     chunk = max(1, CHUNK_LOGITS // weight.shape[0])
     pairs = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
-    return torch.cat([F.cross_entropy(mm(h, weight.T).float(), t, reduction="none") for h, t in pairs])
+    losses = [F.cross_entropy(capped(mm(h, weight.T).float(), cap), t, reduction="none") for h, t in pairs]
+    return torch.cat(losses)

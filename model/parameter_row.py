@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from model.neutral import neutral
 
 DRAWS = ("truncated", "normal", "uniform", "eye")
+OPTIMIZERS = ("adamw", "muon")
+MUON_EPS = 1e-7
+# Rates beside Muon's, in multiples of η0 (1 is 0.02 in arXiv 2605.18797), at the width for which they were tuned. They
+# change with the width by (d / 768)^(−1/2), where Muon's does not.
+EMBEDDING_RATIO, HEAD_RATIO, TUNED_WIDTH = 10.0, 0.2, 768
 
 
 @dataclass(frozen=True)
@@ -16,12 +21,13 @@ class ParameterRow:
         pattern: regular expression that the whole parameter name must match.
         init_std: σ of the first values; None for tensors that are not drawn, and start at `start`.
         lr: peak learning rate.
-        eps: AdamW's ε.
-        weight_decay: AdamW's decoupled weight decay.
+        eps: the optimizer's ε.
+        weight_decay: decoupled weight decay.
         draw: how the first values are drawn with σ: `truncated` (a normal, cut at ±3σ), `normal`, `uniform` on ±√3 σ,
             or `eye`, which is σ times the identity.
         part_gains: factors on σ for equal parts of the tensor's rows; empty for 1.
         start: first value of a tensor that is not drawn.
+        optimizer: `adamw` or `muon`, see `model.optimizer`.
     """
 
     kind: str
@@ -33,10 +39,12 @@ class ParameterRow:
     draw: str = neutral("truncated")
     part_gains: tuple[float, ...] = neutral(())
     start: float = neutral(1.0)
+    optimizer: str = neutral("adamw")
 
     def __post_init__(self) -> None:
-        if self.draw not in DRAWS:
-            raise ValueError(f"draw={self.draw} is unknown; allowed: {', '.join(DRAWS)}")
+        for name, known in (("draw", DRAWS), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)} is unknown; allowed: {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class BaseValues:
         weight_decay: ω0.
         depth_factor: m_L^(−1/2), by which tensors inside the loop scale their rate and their ε.
         applications: L · N, blocks that a token passes through.
+        optimizer: of the matrices of blocks. AdamW has everything else.
+        d_model: width, on which AdamW's rates depend beside Muon.
     """
 
     base_lr: float
@@ -58,11 +68,42 @@ class BaseValues:
     weight_decay: float
     depth_factor: float
     applications: int = 1
+    optimizer: str = "adamw"
+    d_model: int = TUNED_WIDTH
 
-    def matrix(self, kind: str, pattern: str, *, gain: float = 1.0, part_gains: tuple[float, ...] = ()) -> ParameterRow:
-        """A matrix inside the loop: initialised with σ0, times a gain, and decayed."""
-        lr, eps = self._in_loop
-        return ParameterRow(kind, pattern, gain * self.init_std, lr, eps, self.weight_decay, part_gains=part_gains)
+    @property
+    def embedding_lr(self) -> float:
+        """Rate of the embedding."""
+        return self.base_lr * adamw_ratio(EMBEDDING_RATIO, self.optimizer, self.d_model)
+
+    @property
+    def adamw_lr(self) -> float:
+        """Rate of what is neither the embedding nor a block's matrix. Beside Muon all of it has the head's."""
+        return self.base_lr * adamw_ratio(HEAD_RATIO, self.optimizer, self.d_model)
+
+    def matrix(
+        self,
+        kind: str,
+        pattern: str,
+        *,
+        gain: float = 1.0,
+        part_gains: tuple[float, ...] = (),
+        draw: str = "truncated",
+    ) -> ParameterRow:
+        """A block's matrix: initialised with σ0, times a gain, and decayed. With gain 0 it starts at 0."""
+        eps = MUON_EPS if self.optimizer == "muon" else self.eps * self.depth_factor
+        return ParameterRow(
+            kind,
+            pattern,
+            gain * self.init_std if gain else None,
+            self.base_lr * self.depth_factor,
+            eps,
+            self.weight_decay,
+            draw=draw,
+            part_gains=part_gains,
+            start=1.0 if gain else 0.0,
+            optimizer=self.optimizer,
+        )
 
     def gain(self, kind: str, pattern: str, *, start: float = 1.0) -> ParameterRow:
         """A gain inside the loop: starts at 1 unless said otherwise, is not decayed."""
@@ -74,5 +115,10 @@ class BaseValues:
 
     @property
     def _in_loop(self) -> tuple[float, float]:
-        """Rate and AdamW's ε of a tensor inside the loop."""
-        return self.base_lr * self.depth_factor, self.eps * self.depth_factor
+        """AdamW's rate and ε of a tensor inside the loop."""
+        return self.adamw_lr * self.depth_factor, self.eps * self.depth_factor
+
+
+def adamw_ratio(beside_muon: float, optimizer: str, d_model: int) -> float:
+    """A rate of AdamW over η0: `beside_muon` at the tuned width where Muon has the blocks' matrices, else 1."""
+    return beside_muon * (d_model / TUNED_WIDTH) ** -0.5 if optimizer == "muon" else 1.0

@@ -1,11 +1,12 @@
-"""A Llama-style decoder whose stack of L blocks is applied N times: embed → loop → final norm → tied head.
+"""A decoder whose stack of L blocks is applied N times: embed → loop → final norm → head.
 
 Notable:
 - weights are shared because the same `Block` modules are applied N times, by nothing else;
 - what a block computes is its kind's (`model.blocks`), and how the state passes between loop steps is the loop's kind's
   (`model.loop`);
+- what norms, attention, MLP and head are made of is the set of parts (`model.parts`): Llama's, or the second paper's;
 - ε arrives as a number (`model.scaling`), the same for every recurrent addition;
-- embedding and head are one tensor and stand outside the loop;
+- embedding and head stand outside the loop, and are one tensor unless the set of parts says otherwise;
 - `observe` is shown the residual stream after every segment, so that a figure measures the model that trains;
 - `open_stack`, `look_up` and `loss_of` can be replaced from outside by faster ones (`model.cpu.enable`).
 """
@@ -21,9 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 from model.blocks import BLOCKS
 from model.config import ModelConfig
-from model.layers import PARTS, RMSNorm, rotary_table
+from model.layers import PARTS, RMSNorm, RMSNormWithoutGain, rotary_table
 from model.loop import LOOPS, ApplyBlocks, Context, Observer, apply_blocks, loop_states
-from model.loss import head_cross_entropy, head_token_losses
+from model.loss import capped, head_cross_entropy, head_token_losses
+from model.parts import PART_SETS
+
+FinalNorm = RMSNorm | RMSNormWithoutGain
 
 
 class _Parts(nn.Module):
@@ -36,7 +40,7 @@ class _Parts(nn.Module):
         for name, value in {"residual_scale": config.residual_scale, **scalars}.items():
             self.register_buffer(name, torch.tensor(value), persistent=False)
         for name, part in parts.items():
-            self.add_module(name, PARTS[part](config))
+            self.add_module(name, PARTS[PART_SETS[config.parts].name(part)](config))
 
 
 class Block(_Parts):
@@ -63,13 +67,16 @@ def look_up(weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return F.embedding(tokens, weight), weight
 
 
-def loss_of(h: Tensor, norm: RMSNorm, head: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss in nats of the stream h (tokens, d_model) behind the last loop step; targets: (tokens,)."""
-    return head_cross_entropy(norm(h), head, targets)
+def loss_of(h: Tensor, norm: FinalNorm, head: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+    """Mean loss in nats of the stream h (tokens, d_model) behind the last loop step.
+
+    `targets` are (tokens,). `cap` is that of the logits, see `model.loss.capped`.
+    """
+    return head_cross_entropy(norm(h), head, targets, cap)
 
 
 class LoopedTransformer(nn.Module):
-    """Token embedding → L blocks, N times over → RMSNorm → head tied to the embedding.
+    """Token embedding → L blocks, N times over → RMSNorm → head, which may be the embedding.
 
     Parameters are uninitialised in the paper's sense until `model.initialization.initialize_` has run. The class builds
     on the meta device (`with torch.device("meta")`).
@@ -92,16 +99,21 @@ class LoopedTransformer(nn.Module):
         self.segment_layers = segment_layers or config.n_layers
         if config.n_layers % self.segment_layers:
             raise ValueError(f"n_layers={config.n_layers} is not a multiple of segment_layers={segment_layers}")
+        made_of = PART_SETS[config.parts]
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.loop = _Parts(LOOPS[config.loop].parts, config, {})
-        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.final_norm: FinalNorm = RMSNormWithoutGain(config.norm_eps)
+        if made_of.name("norm") == "norm":
+            self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.head = None if made_of.has_tied_head else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.logit_cap = made_of.logit_cap
         self.rotary: Tensor
         table = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
         self.register_buffer("rotary", table, persistent=False)
         self.open_stack: Callable[[nn.ModuleList], ApplyBlocks] = open_in_turn
         self.look_up: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = look_up
-        self.loss_of: Callable[[Tensor, RMSNorm, Tensor, Tensor], Tensor] = loss_of
+        self.loss_of: Callable[[Tensor, FinalNorm, Tensor, Tensor, float | None], Tensor] = loss_of
 
     @property
     def n_segments(self) -> int:
@@ -126,16 +138,17 @@ class LoopedTransformer(nn.Module):
                 of it.
 
         Returns:
-            (B, T, vocab_size) logits, or a scalar loss that never materialises them all.
+            (B, T, vocab_size) logits, capped if the set of parts caps them, or a scalar loss that never materialises
+            them all.
 
         Raises:
             ValueError: if the sequence is longer than the rotary table.
         """
-        embedded, head = self.look_up(self.embedding.weight, tokens)
+        embedded, head = self._outer(tokens)
         [h] = deque(self.states(embedded, n_loops, observe), maxlen=1)  # (B, T, D)
         if targets is None:
-            return F.linear(self.final_norm(h), head)
-        return self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten())
+            return capped(F.linear(self.final_norm(h), head), self.logit_cap)
+        return self._loss(h, head, targets)
 
     @torch.no_grad()
     def losses_by_loops(self, tokens: Tensor, targets: Tensor, loops: Sequence[int]) -> Tensor:
@@ -143,12 +156,9 @@ class LoopedTransformer(nn.Module):
 
         At the model's own N it is the number that `forward` returns. Arguments as of `forward`.
         """
-        embedded, head = self.look_up(self.embedding.weight, tokens)
-        losses = {
-            n: self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten())
-            for n, h in enumerate(self.states(embedded, max(loops)), 1)
-            if n in loops
-        }
+        embedded, head = self._outer(tokens)
+        states = enumerate(self.states(embedded, max(loops)), 1)
+        losses = {n: self._loss(h, head, targets) for n, h in states if n in loops}
         return torch.stack([losses[n] for n in loops])
 
     def states(self, embedded: Tensor, n_loops: int | None = None, observe: Observer | None = None) -> Iterator[Tensor]:
@@ -175,7 +185,17 @@ class LoopedTransformer(nn.Module):
         """
         kind = LOOPS[self.config.loop]
         state = kind.end(self.loop, h, kind.source(self.loop, embedded))
-        return head_token_losses(self.final_norm(state).flatten(0, 1), self.embedding.weight, targets.flatten())
+        head = self.embedding.weight if self.head is None else self.head.weight
+        return head_token_losses(self.final_norm(state).flatten(0, 1), head, targets.flatten(), self.logit_cap)
+
+    def _outer(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedded tokens (B, T, d_model), and the head (vocab_size, d_model)."""
+        embedded, tied = self.look_up(self.embedding.weight, tokens)
+        return embedded, tied if self.head is None else self.head.weight
+
+    def _loss(self, h: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss in nats of the state h (B, T, d_model) behind the last loop step."""
+        return self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten(), self.logit_cap)
 
     def _segments(self) -> list[range]:
         """The layers of one loop step, in segments."""

@@ -1,4 +1,4 @@
-"""Final norm, tied head and loss of a CPU run as one compiled program that returns the loss and its gradients.
+"""Final norm, head and loss of a CPU run as one compiled program that returns the loss and its gradients.
 
 At a small vocabulary the passes over the logits take longer than the head's products; compiled, they are fused.
 """
@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.cpu.segment import compile_parts, on_cpu_in_fp32
-from model.layers import RMSNorm
 from model.matmul import mm
+from model.transformer import FinalNorm
 from model.transformer import loss_of as plain_loss_of
 
 FEW_LOGITS = 2**22  # tokens × vocabulary up to which one program is faster than `model.loss`
@@ -26,27 +26,38 @@ Program = Callable[[list[Tensor]], list[Tensor]]
 
 
 @cache
-def head_program(tokens: int, d_model: int, vocab_size: int, norm_eps: float) -> Program | None:
-    """Takes h (tokens, d_model), the norm's gain, the embedding and the targets, see `compiled_head_loss`.
+def head_program(
+    tokens: int, d_model: int, vocab_size: int, norm_eps: float, cap: float | None, *, has_gain: bool
+) -> Program | None:
+    """Takes h (tokens, d_model), the norm's gain if it has one, the head and the targets, see `compiled_head_loss`.
 
-    Compiled once in a process; it returns the mean loss in nats and its gradients by h, gain and embedding. None where
+    Compiled once in a process; it returns the mean loss in nats and its gradients by h, gain and head. None where
     it cannot be compiled.
     """
 
-    def apply(h: Tensor, gain: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        hidden, through_norm, *_ = torch.func.vjp(lambda x, g: F.rms_norm(x, g.shape, g, norm_eps), h, gain)
+    def norm(x: Tensor, *gain: Tensor) -> Tensor:
+        return F.rms_norm(x, (d_model,), gain[0] if has_gain else None, norm_eps)
+
+    def apply(h: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        *gain, weight, targets = rest
+        hidden, through_norm, *_ = torch.func.vjp(norm, h, *gain)
         logits = mm(hidden, weight.T)  # (tokens, V)
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
         top = logits.amax(1, keepdim=True)
         exponentials = (logits - top).exp()
         total = exponentials.sum(1, keepdim=True)
         losses = total.log() + top - logits.gather(1, targets[:, None])
         hit = targets.int()[:, None] == torch.arange(vocab_size, dtype=torch.int32)
         grad = (exponentials / total - hit.to(logits.dtype)) / tokens
+        if cap is not None:
+            grad = grad * (1 - (logits / cap).square())
         return losses.mean(), *through_norm(mm(grad, weight)), mm(grad.T, hidden)
 
     try:
         with torch.device("cpu"):
-            inputs = [torch.zeros(tokens, d_model), torch.ones(d_model), torch.zeros(vocab_size, d_model)]
+            gain = [torch.ones(d_model)] if has_gain else []
+            inputs = [torch.zeros(tokens, d_model), *gain, torch.zeros(vocab_size, d_model)]
             inputs.append(torch.zeros(tokens, dtype=torch.int64))
             [program] = compile_parts(make_fx(apply, tracing_mode="fake")(*inputs), inputs, backward=False)
             return program
@@ -55,36 +66,42 @@ def head_program(tokens: int, d_model: int, vocab_size: int, norm_eps: float) ->
         return None
 
 
-def compiled_head_loss(h: Tensor, gain: Tensor, weight: Tensor, targets: Tensor, norm_eps: float) -> Tensor | None:
+def compiled_head_loss(
+    h: Tensor, norm: FinalNorm, weight: Tensor, targets: Tensor, cap: float | None = None
+) -> Tensor | None:
     """Mean next-token loss in nats, differentiable once; None where it cannot be compiled or would not be faster.
 
     Args:
         h: (tokens, d_model), the residual stream after the last loop step.
-        gain: (d_model,), of the final norm.
-        weight: (vocab_size, d_model), the tied embedding.
+        norm: the final norm.
+        weight: (vocab_size, d_model), the head.
         targets: (tokens,) token ids.
-        norm_eps: of the final norm.
+        cap: of the logits, see `model.loss.capped`.
     """
-    program = head_program(*h.shape, len(weight), norm_eps) if len(h) * len(weight) <= FEW_LOGITS else None
+    if len(h) * len(weight) > FEW_LOGITS:
+        return None
+    gain = list(norm.parameters())
+    program = head_program(*h.shape, len(weight), norm.eps, cap, has_gain=bool(gain))
     if program is None:
         return None
-    loss: Tensor = _Head.apply(program, h, gain, weight, targets)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Head.apply(program, h, *gain, weight, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
-def loss_of(h: Tensor, norm: RMSNorm, head: Tensor, targets: Tensor) -> Tensor:
+def loss_of(h: Tensor, norm: FinalNorm, head: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """`model.transformer.loss_of`, by one program where that is possible and pays."""
     if on_cpu_in_fp32(h) and torch.is_grad_enabled():
-        loss = compiled_head_loss(h, norm.weight, head, targets, norm.eps)
+        loss = compiled_head_loss(h, norm, head, targets, cap)
         if loss is not None:
             return loss
-    return plain_loss_of(h, norm, head, targets)
+    return plain_loss_of(h, norm, head, targets, cap)
 
 
 class _Head(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, program: Program, h: Tensor, gain: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        loss, *grads = program([h, gain, weight, targets])
+    def forward(ctx: Any, program: Program, *inputs: Tensor) -> Tensor:
+        """`inputs` are those of the program, the targets last."""
+        loss, *grads = program(list(inputs))
         ctx.save_for_backward(*grads)
         return loss
 

@@ -36,6 +36,7 @@ MODEL_KEYS = {field.name: f"model.{field.name}" for field in fields(ModelSection
     "multiplier": "scaling.multiplier",
     "max_seq_len": "batch.seq_len",
     "residual_scale": "scaling: residual_scale",
+    "optimizer": "optimizer.kind",
 }
 
 

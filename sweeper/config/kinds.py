@@ -122,6 +122,9 @@ def _table(tree: Config, model: ModelConfig, depth_multiplier: float) -> tuple[P
         applications=model.n_layers * model.n_loops,
         block=model.block,
         loop=model.loop,
+        parts=model.parts,
+        optimizer=optimizer.kind,
+        d_model=model.d_model,
     )
 
 

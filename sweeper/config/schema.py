@@ -9,7 +9,8 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from model import BLOCKS, LOOPS, RULES
+from model import BLOCKS, LOOPS, PART_SETS, RULES
+from model.parameter_row import OPTIMIZERS
 from sweeper.config.rules import (
     FINITE,
     FITS_FLOAT32,
@@ -47,7 +48,8 @@ Address = Annotated[str, matching(r"https?://[^\s/]+(/\S*)?", "an address such a
 class ModelSection:
     """Shape of the model; `n_layers` usually comes from the panel, as a multiple of `scaling.ref_layers`.
 
-    `loop` says how the state passes from one loop step to the next, `block` where a block has its norms.
+    `loop` says how the state passes from one loop step to the next, `block` where a block has its norms, `parts` what
+    norms, attention, MLP and head are.
     """
 
     vocab_size: Count = MISSING
@@ -60,6 +62,7 @@ class ModelSection:
     norm_eps: Positive = MISSING
     loop: Annotated[str, one_of(LOOPS)] = MISSING
     block: Annotated[str, one_of(BLOCKS)] = MISSING
+    parts: Annotated[str, one_of(PART_SETS)] = MISSING
 
 
 @dataclass
@@ -78,8 +81,9 @@ class ScalingSection:
 
 @dataclass
 class OptimizerSection:
-    """AdamW and the base values of the per-tensor table."""
+    """The optimizer of the blocks' matrices, AdamW's numbers, and the base values of the per-tensor table."""
 
+    kind: Annotated[str, one_of(OPTIMIZERS)] = MISSING
     base_lr: Positive = MISSING
     init_std: Positive = MISSING
     beta1: AverageFactor = MISSING

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from model import ModelConfig, ParameterRow
+from model.parameterization import base_rate
 from sweeper.run.flops import attention_flops, training_flops
 from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
 from sweeper.run.plain import from_plain, to_plain
@@ -127,7 +128,12 @@ class ModelRun(Run):
     @property
     def name(self) -> str:
         """Layers, loops and base rate."""
-        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.table[0].lr)}"
+        return f"L{self.model.n_layers}-N{self.model.n_loops}-lr{format_rate(self.base_lr)}"
+
+    @property
+    def base_lr(self) -> float:
+        """η0."""
+        return base_rate(self.table, self.model.d_model)
 
     @property
     def total_tokens(self) -> int:

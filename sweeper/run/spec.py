@@ -62,7 +62,7 @@ class RunConfig(ModelRun):
     @property
     def label(self) -> str:
         """Loops, layers and rate, and the seed unless it is 0."""
-        label = f"N{self.model.n_loops}-L{self.model.n_layers}-lr{format_rate(self.table[0].lr)}"
+        label = f"N{self.model.n_loops}-L{self.model.n_layers}-lr{format_rate(self.base_lr)}"
         return f"{label}-s{self.seed}" if self.seed else label
 
     @property

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from model.cpu.tied_embedding import tied
-from model.initialization import initialize_, parameter_groups
+from model.initialization import initialize_
 from model.loop import Observer
+from model.optimizer import Optimizer, make_optimizer
 from model.transformer import LoopedTransformer
 from sweeper.data import Prefetch, TokenData, open_data
 from sweeper.errors import UserError
@@ -67,7 +68,7 @@ def initialized(
     segment_layers: int | None = None,
     *,
     compile_head: bool = False,
-) -> tuple[LoopedTransformer, torch.optim.AdamW]:
+) -> tuple[LoopedTransformer, Optimizer]:
     """The run's model before its first step, and the optimizer of its per-tensor table.
 
     Args:
@@ -84,7 +85,7 @@ def initialized(
         model.look_up = tied  # elsewhere rows would be added in any order
     if execution.compile:
         _compile(model, device, head=compile_head)
-    return model, torch.optim.AdamW(parameter_groups(model, config.table), betas=config.betas, fused=True)
+    return model, make_optimizer(model, config.table, config.betas)
 
 
 def _compile(model: LoopedTransformer, device: torch.device, *, head: bool) -> None:
@@ -304,7 +305,7 @@ class Trainer:
         self.step = step
         due = due or (self.reads_every_loss and not math.isfinite(loss.item()))
         if due or (config.diagnostics and step <= WHOLE_STEPS):
-            rate, of_stream = config.table[0].lr * factor, stream.line(config.batch_tokens) if stream else {}
+            rate, of_stream = config.base_lr * factor, stream.line(config.batch_tokens) if stream else {}
             self._lines.add({"step": step, "loss": loss, "grad_norm": norm, "base_lr": rate, **of_stream})
         due = due or step % execution.validate_every == 0 or step % execution.checkpoint_every == 0
         return self._lines.take() if due else []

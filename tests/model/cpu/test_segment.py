@@ -131,7 +131,7 @@ def test_the_compiled_head_is_cross_entropy(make_model, tokens, gain) -> None:
         if kind == "plain":
             loss = F.cross_entropy(norm(h) @ weight.T, targets)
         else:
-            loss = head.compiled_head_loss(h, norm.weight, weight, targets, norm.eps)
+            loss = head.compiled_head_loss(h, norm, weight, targets)
         (3 * loss).backward()
         found[kind] = {"loss": loss.detach(), "h": h.grad, "gain": norm.weight.grad, "weight": weight.grad}
     assert (found["plain"]["loss"] > 100) == (gain > 1)

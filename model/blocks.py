@@ -6,33 +6,13 @@ A kind names its parts, writes down its forward pass with them, and says what it
 In the formulas x is the stream, n(·) an RMSNorm with gain, and ε the residual scale. ε multiplies both branches.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.parameter_row import BaseValues, ParameterRow
-from model.parts import PART_SETS, Llama
+from model.parts import PART_SETS, Llama, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Shape(Protocol):
-    """The fields of `ModelConfig` that costs depend on."""
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-
-    @property
-    def mlp_dim(self) -> int:
-        """Hidden width of the MLP."""
-
-    @property
-    def n_layers(self) -> int:
-        """Unique blocks L."""
-
-    @property
-    def parts(self) -> str:
-        """Set of parts, a name in `model.parts.PART_SETS`."""
 
 
 def part_params(part: str, shape: Shape) -> int:
@@ -97,15 +77,9 @@ class PreNorm:
         return 6.0 * self.n_params(shape)
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """Bytes that one application keeps for its backward pass, a token.
-
-        The stream and the norms stay fp32. What the matrices take and give is bf16 under autocast.
-        """
-        d, f = shape.d_model, shape.mlp_dim
-        fp32 = 4 * d  # the stream before each branch, normed without its gain
-        attention = 8 * d  # its input; q, k, v; q and k rotated; its output by heads and by tokens
-        products = attention + d + 4 * f  # and the MLP's input; gate, up, silu and what `down` gets
-        return 4 * fp32 + (2 if precision == "bf16" else 4) * products
+        """Bytes that one application keeps for its backward pass, a token."""
+        made_of = PART_SETS[shape.parts]
+        return 2 * made_of.norm_bytes(shape) + made_of.branch_bytes(shape, precision)
 
 
 class PostNorm(PreNorm):
@@ -174,8 +148,8 @@ class Sandwich(PreNorm):
         return x.addcmul(block.mlp_out_norm(block.mlp(block.mlp_norm(x))), block.residual_scale)
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """As `PreNorm`, and what the outer norms take and leave before their gain."""
-        return super().activation_bytes(shape, precision) + 4 * 4 * shape.d_model
+        """As `PreNorm`, and what the outer norms keep."""
+        return super().activation_bytes(shape, precision) + 2 * PART_SETS[shape.parts].norm_bytes(shape)
 
 
 class ReZero(PreNorm):
@@ -197,8 +171,9 @@ class ReZero(PreNorm):
         return (base.gain("block_gate", r"blocks\.\d+\.gate\.weight", start=0.0), *made_of.matrix_rows(base))
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """As `PreNorm` without what norms keep and leave, but with both branches, for the gate's gradient."""
-        return super().activation_bytes(shape, precision) - (11 if precision == "bf16" else 8) * shape.d_model
+        """As `PreNorm` without what norms keep, but with both branches, for the gate's gradient."""
+        gated = (5 if precision == "bf16" else 8) * shape.d_model
+        return PART_SETS[shape.parts].branch_bytes(shape, precision) + gated
 
 
 BLOCKS: dict[str, PreNorm] = {

@@ -11,8 +11,9 @@ The final norm with its gain stands behind every kind.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from model.blocks import PreNorm, Shape, part_params
+from model.blocks import PreNorm, part_params
 from model.parameter_row import BaseValues, ParameterRow
+from model.parts import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor

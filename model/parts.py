@@ -4,9 +4,29 @@ Kinds of block name their parts by the words of the first paper's set, and anoth
 PyTorch is not imported, see `model.blocks`.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from model.parameter_row import BaseValues, ParameterRow
+
+
+class Shape(Protocol):
+    """The fields of `ModelConfig` that costs depend on."""
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of the MLP."""
+
+    @property
+    def n_layers(self) -> int:
+        """Unique blocks L."""
+
+    @property
+    def parts(self) -> str:
+        """Set of parts, a name in `PART_SETS`."""
 
 
 class Llama:
@@ -43,6 +63,19 @@ class Llama:
     def head_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
         """Rows behind those of the blocks: final norm and head."""
         return (ParameterRow("final_norm", r"final_norm\.weight", None, base.adamw_lr, base.eps, 0.0),)
+
+    def norm_bytes(self, shape: Shape) -> int:
+        """Bytes that a norm keeps of a token for its backward pass: the stream, and the stream normed, in fp32."""
+        return 2 * 4 * shape.d_model
+
+    def branch_bytes(self, shape: Shape, precision: str) -> int:
+        """Bytes that attention and MLP of one application keep of a token.
+
+        What the matrices take and give is bf16 under autocast.
+        """
+        d, f = shape.d_model, shape.mlp_dim
+        attention = 8 * d  # its input; q, k, v; q and k rotated; its output by heads and by tokens
+        return _bytes_of(precision) * (attention + d + 4 * f)  # the MLP's input; gate, up, silu and what `down` gets
 
 
 class Nanochat(Llama):
@@ -84,6 +117,24 @@ class Nanochat(Llama):
     def head_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
         """See `Llama.head_rows`."""
         return (ParameterRow("head", r"head\.weight", 0.001, base.adamw_lr, base.eps, 0.0, draw="normal"),)
+
+    def norm_bytes(self, shape: Shape) -> int:
+        """The stream."""
+        return 4 * shape.d_model
+
+    def branch_bytes(self, shape: Shape, precision: str) -> int:
+        """As `Llama.branch_bytes`, with normed queries and keys, and two tensors of the MLP's width.
+
+        Under autocast queries and keys are kept in fp32 before their norm.
+        """
+        d, f = shape.d_model, shape.mlp_dim
+        attention = (12 if precision == "bf16" else 10) * d
+        return _bytes_of(precision) * (attention + d + 2 * f)
+
+
+def _bytes_of(precision: str) -> int:
+    """Bytes of a number that a matrix takes or gives."""
+    return 2 if precision == "bf16" else 4
 
 
 PART_SETS: dict[str, Llama] = {"llama": Llama(), "nanochat": Nanochat()}

@@ -156,7 +156,7 @@ def training(tree: Config, manifest_hash: str) -> RunConfig:
 
 
 def probe(tree: Config, manifest_hash: str) -> ProbeConfig:
-    """At initialisation the rules read 1, 1/√k, 1/k, where k counts loops or layers, and every rate is η0."""
+    """At initialisation the rules read 1, 1/√k, 1/k, where k counts loops or layers, and rates ignore the depth."""
     _check_probe(tree)
     depth = tree.model.n_loops * tree.model.n_layers
     epsilon = residual_scale(_rule(tree), depth, 1, ref_layers=1, multiplier=tree.scaling.multiplier)

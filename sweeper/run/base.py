@@ -165,9 +165,16 @@ class ModelRun(Run):
         """6 · T · d · L · N · tokens."""
         return attention_flops(self.model, self.total_tokens, self.seq_len)
 
+    @property
+    def state_bytes(self) -> int:
+        """Weights, gradients, and the moments: two of AdamW, one of Muon, which has the blocks. All in fp32."""
+        by_muon = any(row.optimizer == "muon" for row in self.table)
+        of_blocks = self.model.n_layers * self.model.block_params
+        return 16 * self.model.n_params - (4 * of_blocks if by_muon else 0)
+
     def least_bytes(self, micro_batch: int) -> int:
-        """Weights, gradients and AdamW's moments."""
-        return 16 * self.model.n_params
+        """Weights, gradients and moments."""
+        return self.state_bytes
 
     def sizes(self, micro_batch: int) -> dict[str, int]:
         """Of the model and of a forward pass."""

@@ -1,6 +1,6 @@
 """How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
 
-from model import BLOCKS, LOOPS
+from model import BLOCKS, LOOPS, PART_SETS
 from model.config import CHUNK_LOGITS
 from sweeper.run.base import ModelRun
 
@@ -10,8 +10,9 @@ GIB = 2**30
 def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> int:
     """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
 
-    Weights, their gradients and AdamW's two moments are fp32, with a bf16 copy of the weights under autocast; the tied
-    embedding has two gradients for a moment, the head's and the lookup's, unless `model.cpu` makes them one.
+    Weights, their gradients and the moments (AdamW's two, or Muon's one) are fp32, with a bf16 copy of the weights
+    under autocast; a tied embedding has two gradients for a moment, the head's and the lookup's, unless `model.cpu`
+    makes them one.
     Activations are those that autograd keeps of an uncompiled model; a compiled one keeps fewer, attention's scores
     up to 512 tokens included, unless heads are narrower than 64. `benchmarks/memory.py` finds
     some peaks up to 6% above.
@@ -27,10 +28,13 @@ def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> in
     stack += LOOPS[shape.loop].activation_bytes(shape, precision)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
-    # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.
-    logits = (6 if precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
-    weights = 16 + (2 if precision == "bf16" else 0)
-    return weights * shape.n_params + 4 * shape.vocab_size * shape.d_model + logits + activations
+    made_of = PART_SETS[shape.parts]
+    # Under autocast the products are bf16, and the softmax is taken of a copy in fp32. A cap has its slope beside it.
+    of_logit = (6 if precision == "bf16" else 4) + (4 if made_of.logit_cap is not None else 0)
+    logits = of_logit * min(CHUNK_LOGITS, tokens * shape.vocab_size)
+    copies = (2 if precision == "bf16" else 0) * shape.n_params
+    second_gradient = 4 * shape.vocab_size * shape.d_model if made_of.has_tied_head else 0
+    return config.state_bytes + copies + second_gradient + logits + activations
 
 
 def needs_recompute(config: ModelRun, micro_batch: int, memory_gib: float | None) -> bool:

@@ -27,7 +27,7 @@ def make_model() -> ModelFactory:
         config = ModelConfig(**{**shape, "max_seq_len": 16, **fields})
         model = LoopedTransformer(config, recompute=recompute)
         base = {"base_lr": 1e-3, "init_std": init_std, "eps": 1e-8, "weight_decay": 0.1, "depth_multiplier": 1}
-        kinds = {"block": config.block, "loop": config.loop}
+        kinds = {"block": config.block, "loop": config.loop, "parts": config.parts}
         initialize_(model, parameter_table(**base, applications=config.n_layers * config.n_loops, **kinds), seed)
         return model
 

@@ -1,6 +1,7 @@
 """The chunked head loss is cross-entropy, and never holds all logits."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -27,20 +28,23 @@ def value_and_gradients(function, inputs, upstream: float = 1.0) -> tuple[torch.
     return value.detach(), *torch.autograd.grad(value * upstream, (hidden, weight))
 
 
-def plain(hidden, weight, targets):
-    return F.cross_entropy(hidden @ weight.T, targets)
+def plain(hidden, weight, targets, cap=None):
+    logits = hidden @ weight.T
+    return F.cross_entropy(logits if cap is None else cap * torch.tanh(logits / cap), targets)
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 5, N_TOKENS, 1000])
 @pytest.mark.parametrize("cached_tokens", [1, 3, 1000])
 @pytest.mark.parametrize("upstream", [1.0, -0.3])
+@pytest.mark.parametrize("cap", [None, 3.0], ids=["uncapped", "capped"])
 def test_value_and_both_gradients_equal_cross_entropy(
-    inputs, monkeypatch, tokens_at_once, cached_tokens, upstream
+    inputs, monkeypatch, tokens_at_once, cached_tokens, upstream, cap
 ) -> None:
+    """Logits are about √d_model = 4, so that a cap of 3 bends most of them."""
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", tokens_at_once * VOCAB)
     monkeypatch.setattr(loss_module, "CACHED_LOGITS", cached_tokens * VOCAB)
-    found = value_and_gradients(head_cross_entropy, inputs, upstream)
-    expected = value_and_gradients(plain, inputs, upstream)
+    found = value_and_gradients(partial(head_cross_entropy, cap=cap), inputs, upstream)
+    expected = value_and_gradients(partial(plain, cap=cap), inputs, upstream)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # fp32 sums in another order
 
@@ -67,7 +71,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("function", [head_cross_entropy, plain])
+@pytest.mark.parametrize("function", [head_cross_entropy, partial(head_cross_entropy, cap=2.0), plain])
 def test_only_a_chunk_of_logits_is_ever_alive(monkeypatch, function) -> None:
     n_tokens, vocab, at_once = 512, 300, 20
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", at_once * vocab)
@@ -76,7 +80,7 @@ def test_only_a_chunk_of_logits_is_ever_alive(monkeypatch, function) -> None:
     with Largest() as largest:
         function(hidden, weight, torch.zeros(n_tokens, dtype=torch.int64)).backward()
     # The plain loss shows that the probe would see them.
-    assert largest.elements == (at_once * vocab if function is head_cross_entropy else n_tokens * vocab)
+    assert largest.elements == (n_tokens * vocab if function is plain else at_once * vocab)
 
 
 def test_without_gradients_only_the_value_is_computed(inputs) -> None:
@@ -87,12 +91,13 @@ def test_without_gradients_only_the_value_is_computed(inputs) -> None:
     torch.testing.assert_close(loss, plain(hidden, weight, targets).detach(), rtol=1e-5, atol=0)
 
 
-def test_autocast_is_close_and_keeps_fp32_gradients(inputs) -> None:
+@pytest.mark.parametrize("cap", [None, 3.0], ids=["uncapped", "capped"])
+def test_autocast_is_close_and_keeps_fp32_gradients(inputs, cap) -> None:
     def autocast(*args):
         with torch.autocast("cpu", torch.bfloat16):
-            return head_cross_entropy(*args)
+            return head_cross_entropy(*args, cap)
 
-    found, expected = value_and_gradients(autocast, inputs), value_and_gradients(plain, inputs)
+    found, expected = value_and_gradients(autocast, inputs), value_and_gradients(partial(plain, cap=cap), inputs)
     assert all(x.dtype == torch.float32 for x in found)
     # bf16 keeps 8 bits: products are off by 2⁻⁸ relative, logits here are about √d_model = 4.
     torch.testing.assert_close(found[0], expected[0], rtol=1e-2, atol=0)

@@ -13,6 +13,7 @@ from model import LOOPS, RULES, matmul, residual_scale
 from model.cpu import head, rewrites, segment
 from model.cpu.enable import enable
 from model.loop import apply_blocks
+from model.loss import capped
 from model.transformer import LoopedTransformer
 
 REL = 1e-5  # of the norm, fp32: fused kernels add in another order
@@ -120,7 +121,8 @@ def test_compiled_stack_shows_an_observer_the_same_stream(make_model, tokens) ->
 
 
 @pytest.mark.parametrize("gain", [1.0, 300.0], ids=["usual", "far-apart-logits"])
-def test_the_compiled_head_is_cross_entropy(make_model, tokens, gain) -> None:
+@pytest.mark.parametrize("cap", [None, 2.0], ids=["uncapped", "capped"])
+def test_the_compiled_head_is_cross_entropy(make_model, tokens, gain, cap) -> None:
     """With logits hundreds of nats apart too, where most probabilities are zero in fp32."""
     targets, found = tokens.flatten(), {}
     for kind in ("plain", "compiled"):
@@ -129,12 +131,12 @@ def test_the_compiled_head_is_cross_entropy(make_model, tokens, gain) -> None:
         h = torch.randn(len(targets), 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
         norm, weight = model.final_norm, model.embedding.weight
         if kind == "plain":
-            loss = F.cross_entropy(norm(h) @ weight.T, targets)
+            loss = F.cross_entropy(capped(norm(h) @ weight.T, cap), targets)
         else:
-            loss = head.compiled_head_loss(h, norm, weight, targets)
+            loss = head.compiled_head_loss(h, norm, weight, targets, cap)
         (3 * loss).backward()
         found[kind] = {"loss": loss.detach(), "h": h.grad, "gain": norm.weight.grad, "weight": weight.grad}
-    assert (found["plain"]["loss"] > 100) == (gain > 1)
+    assert (found["plain"]["loss"] > 100) == (gain > 1 and cap is None)
     assert_close(found["compiled"], found["plain"])
 
 

@@ -57,13 +57,16 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 def _to_gradient_(logits: Tensor, targets: Tensor, scale: float, cap: float | None) -> Tensor:
     """Replace logits (C, V) by the gradient of `scale` times their summed loss; that loss, in fp32."""
-    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    rows = len(logits)
+    if logits.device.type == "cpu" or cap is not None:  # a cap has its slope beside the logits
+        at_once = CACHED_LOGITS if logits.device.type == "cpu" else CHUNK_LOGITS // 8
+        rows = max(1, at_once // logits.shape[1])
     loss = logits.new_zeros((), dtype=torch.float32)
     for some, of_some in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
         scores = some.float()  # the same memory in fp32
         slope = None
         if cap is not None:
-            slope = 1 - scores.div_(cap).tanh_().square()  # of the cap
+            slope = 1 - scores.div_(cap).tanh_().square()
             scores *= cap
         scores -= scores.amax(1, keepdim=True)
         column = of_some[:, None]

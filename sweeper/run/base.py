@@ -167,10 +167,15 @@ class ModelRun(Run):
 
     @property
     def state_bytes(self) -> int:
-        """Weights, gradients, and the moments: two of AdamW, one of Muon, which has the blocks. All in fp32."""
-        by_muon = any(row.optimizer == "muon" for row in self.table)
+        """Weights, gradients, and the moments: two of AdamW, one of Muon, which has the blocks. All in fp32.
+
+        Muon also takes some 8 bytes a number of one matrix at a time.
+        """
+        by_adamw = 16 * self.model.n_params
+        if all(row.optimizer == "adamw" for row in self.table):
+            return by_adamw
         of_blocks = self.model.n_layers * self.model.block_params
-        return 16 * self.model.n_params - (4 * of_blocks if by_muon else 0)
+        return by_adamw - 4 * of_blocks + 8 * self.model.d_model * self.model.mlp_dim
 
     def least_bytes(self, micro_batch: int) -> int:
         """Weights, gradients and moments."""

@@ -28,12 +28,10 @@ def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> in
     stack += LOOPS[shape.loop].activation_bytes(shape, precision)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
-    made_of = PART_SETS[shape.parts]
-    # Under autocast the products are bf16, and the softmax is taken of a copy in fp32. A cap has its slope beside it.
-    of_logit = (6 if precision == "bf16" else 4) + (4 if made_of.logit_cap is not None else 0)
-    logits = of_logit * min(CHUNK_LOGITS, tokens * shape.vocab_size)
+    # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.
+    logits = (6 if precision == "bf16" else 4) * min(CHUNK_LOGITS, tokens * shape.vocab_size)
     copies = (2 if precision == "bf16" else 0) * shape.n_params
-    second_gradient = 4 * shape.vocab_size * shape.d_model if made_of.has_tied_head else 0
+    second_gradient = 4 * shape.vocab_size * shape.d_model if PART_SETS[shape.parts].has_tied_head else 0
     return config.state_bytes + copies + second_gradient + logits + activations
 
 

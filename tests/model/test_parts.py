@@ -86,7 +86,7 @@ def with_gradient(loss: Tensor, model: LoopedTransformer) -> tuple[float, Tensor
 
 @pytest.mark.parametrize("loop", ["plain", "LT", "FLT"])
 def test_logits_loss_and_gradients_are_those_of_the_formulas(make_model, tokens, loop) -> None:
-    """Eager, and FLT on the fast path: with the head in chunks of the eager loss, and compiled. Logits reach the cap."""
+    """Eager, and FLT on the fast path: with the eager loss, and with the compiled one. Logits reach the cap."""
     model = awake(make_model(n_loops=3, residual_scale=0.5, loop=loop, **SHAPE))
     logits = reference(model, tokens)
     assert 14 < logits.abs().max() < 15

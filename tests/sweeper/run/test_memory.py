@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model import BLOCKS, LOOPS, ModelConfig
+from model import BLOCKS, LOOPS, PART_SETS, ModelConfig, parameter_table
 from model.transformer import LoopedTransformer
 from sweeper.records.run_dir import RunDir
 from sweeper.run.memory import GIB, needs_recompute, training_bytes
@@ -56,7 +56,7 @@ def step_peak(config, execution, tmp_path) -> int:
     data: Any = SimpleNamespace(manifest=SimpleNamespace(vocab_size=config.model.vocab_size), sequences=lambda *_: rows)
     trainer = Trainer(RunDir(tmp_path), config, execution, data)
     trainer.train_step()
-    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    moments = [leaf for leaf in tree_leaves(trainer.optimizer.state_dict()) if isinstance(leaf, torch.Tensor)]
     with LiveStorages([*trainer.model.parameters(), *trainer.model.buffers(), *moments]) as live:
         trainer.train_step()
     return live.peak
@@ -99,6 +99,34 @@ def test_the_estimate_is_the_peak_of_a_real_step(
     assert 0.95 * peak < training_bytes(config, sequences, recompute=recompute) < 1.05 * (peak + second_gradient)
 
 
+MUON = parameter_table(
+    base_lr=0.02,
+    init_std=0.05,
+    eps=1e-10,
+    weight_decay=0.0,
+    depth_multiplier=1,
+    parts="nanochat",
+    optimizer="muon",
+)
+
+
+@pytest.mark.parametrize("largest", ["activations", "weights, gradients and moments", "a chunk of the logits"])
+def test_the_estimate_of_the_second_papers_parts_is_the_peak_of_a_real_step(
+    literal_run, execution, tmp_path, largest
+) -> None:
+    """Within 5%. Embedding and head have one gradient each, Muon has one moment, and the cap takes no chunk."""
+    (vocab, width, mlp, layers, loops), (sequences, seq_len) = SHAPES[largest]
+    config = replace(
+        literal_run,
+        model=ModelConfig(vocab, width, 1, mlp, layers, loops, max_seq_len=seq_len, parts="nanochat"),
+        table=MUON,
+        batch_sequences=sequences,
+        seq_len=seq_len,
+    )
+    peak = step_peak(config, replace(execution, micro_batch=sequences), tmp_path)
+    assert training_bytes(config, sequences, recompute=False) == pytest.approx(peak, rel=0.05)
+
+
 def kept_bytes(shape: ModelConfig, sequences: int, precision: str) -> int:
     """Bytes of distinct storages, the parameters' aside, that autograd keeps after a forward pass."""
     model = LoopedTransformer(shape)
@@ -122,15 +150,17 @@ def kept_bytes(shape: ModelConfig, sequences: int, precision: str) -> int:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_one_more_loop_costs_what_autograd_keeps_of_it(literal_run, precision, block, loop) -> None:
+@pytest.mark.parametrize("parts", PART_SETS)
+def test_one_more_loop_costs_what_autograd_keeps_of_it(literal_run, parts, precision, block, loop) -> None:
     """Within 2%: a few numbers a token are left out and, in bf16, the copies of the weights.
 
-    Where another block meets another loop, within 8%: two norms in a row keep what one of them does not.
+    Where another block or other parts meet another loop, within 8%: two norms in a row keep what one of them does not.
     """
     if BLOCKS[block].needs_one_path and not LOOPS[loop].is_one_path:
         pytest.skip("these kinds do not go together")
-    tolerance = 0.02 if block == "pre_norm" or loop == "plain" else 0.08
-    shapes = [ModelConfig(300, 64, 2, 176, 2, n, max_seq_len=128, block=block, loop=loop) for n in (2, 3)]
+    tolerance = 0.02 if (block, parts) == ("pre_norm", "llama") or loop == "plain" else 0.08
+    kinds = {"block": block, "loop": loop, "parts": parts}
+    shapes = [ModelConfig(300, 64, 2, 176, 2, n, max_seq_len=128, **kinds) for n in (2, 3)]
     runs = [replace(literal_run, model=shape, seq_len=128, precision=precision) for shape in shapes]
     fewer, more = (training_bytes(run, 16, recompute=False) for run in runs)
     kept_fewer, kept_more = (kept_bytes(shape, 16, precision) for shape in shapes)

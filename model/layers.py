@@ -102,11 +102,12 @@ class QKNormAttention(Attention):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.eps = config.norm_eps
+        self.norm = RMSNormWithoutGain(config.norm_eps)
 
     def placed(self, x: Tensor, rotary: Tensor) -> Tensor:
         """See `Attention.placed`."""
-        return F.rms_norm(rotate(x, rotary), x.shape[-1:], eps=self.eps)
+        out: Tensor = self.norm(rotate(x, rotary))
+        return out
 
 
 class SwiGLU(nn.Module):

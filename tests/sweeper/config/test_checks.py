@@ -29,7 +29,7 @@ LONG = "x" * 300
 CASES = {
     # what Hydra and OmegaConf refuse
     "unknown key": (["model.depth=3"], "model.depth"),
-    "unknown key, added": (["+optimizer.momentum=0.9"], "optimizer.momentum is unknown; allowed: base_lr, "),
+    "unknown key, added": (["+optimizer.momentum=0.9"], "optimizer.momentum is unknown; allowed: kind, base_lr, "),
     "unknown preset": (["preset=huge"], "preset/huge"),
     "unknown panel": (["panel=e"], "panel/e"),
     "no preset": (["preset=null"], "look for an override without key or value"),

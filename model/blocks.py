@@ -79,7 +79,7 @@ class PreNorm:
     def activation_bytes(self, shape: Shape, precision: str) -> int:
         """Bytes that one application keeps for its backward pass, a token."""
         made_of = PART_SETS[shape.parts]
-        return 2 * made_of.norm_bytes(shape) + made_of.branch_bytes(shape, precision)
+        return 2 * made_of.norm_bytes(shape, precision) + made_of.branch_bytes(shape, precision)
 
 
 class PostNorm(PreNorm):
@@ -149,7 +149,8 @@ class Sandwich(PreNorm):
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
         """As `PreNorm`, and what the outer norms keep."""
-        return super().activation_bytes(shape, precision) + 2 * PART_SETS[shape.parts].norm_bytes(shape)
+        outer = PART_SETS[shape.parts].outer_norm_bytes(shape, precision)
+        return super().activation_bytes(shape, precision) + 2 * outer
 
 
 class ReZero(PreNorm):

@@ -79,8 +79,13 @@ class Plain:
         return 0.0
 
     def activation_bytes(self, shape: Shape, precision: str) -> int:
-        """Bytes that one loop step keeps for its backward pass outside its blocks, a token."""
+        """Bytes that one loop step keeps for its backward pass outside its blocks, a token; its norms aside."""
         return 0
+
+    def n_norms(self, n_layers: int) -> int:
+        """Norms of the loop in one loop step."""
+        names = (*self.parts.values(), *n_layers * tuple(self.block_parts.values()))
+        return names.count("norm_without_gain")
 
 
 class Add(Plain):

@@ -64,9 +64,17 @@ class Llama:
         """Rows behind those of the blocks: final norm and head."""
         return (ParameterRow("final_norm", r"final_norm\.weight", None, base.adamw_lr, base.eps, 0.0),)
 
-    def norm_bytes(self, shape: Shape) -> int:
-        """Bytes that a norm keeps of a token for its backward pass: the stream, and the stream normed, in fp32."""
+    def norm_bytes(self, shape: Shape, precision: str) -> int:
+        """Bytes that a norm before a matrix keeps of a token: the stream, and the stream normed, in fp32."""
         return 2 * 4 * shape.d_model
+
+    def outer_norm_bytes(self, shape: Shape, precision: str) -> int:
+        """The same of a norm behind a branch."""
+        return self.norm_bytes(shape, precision)
+
+    def loop_norm_bytes(self, shape: Shape) -> int:
+        """The same of a norm of the loop: nothing, as the block behind it keeps the stream that it gets."""
+        return 0
 
     def branch_bytes(self, shape: Shape, precision: str) -> int:
         """Bytes that attention and MLP of one application keep of a token.
@@ -118,18 +126,23 @@ class Nanochat(Llama):
         """See `Llama.head_rows`."""
         return (ParameterRow("head", r"head\.weight", 0.001, base.adamw_lr, base.eps, 0.0, draw="normal"),)
 
-    def norm_bytes(self, shape: Shape) -> int:
-        """The stream."""
+    def norm_bytes(self, shape: Shape, precision: str) -> int:
+        """The stream normed in fp32, which the matrix has too unless it takes bf16."""
+        return 4 * shape.d_model if precision == "bf16" else 0
+
+    def outer_norm_bytes(self, shape: Shape, precision: str) -> int:
+        """The branch normed."""
+        return _bytes_of(precision) * shape.d_model
+
+    def loop_norm_bytes(self, shape: Shape) -> int:
+        """The stream normed."""
         return 4 * shape.d_model
 
     def branch_bytes(self, shape: Shape, precision: str) -> int:
-        """As `Llama.branch_bytes`, with normed queries and keys, and two tensors of the MLP's width.
-
-        Under autocast queries and keys are kept in fp32 before their norm.
-        """
+        """See `Llama.branch_bytes`."""
         d, f = shape.d_model, shape.mlp_dim
-        attention = (12 if precision == "bf16" else 10) * d
-        return _bytes_of(precision) * (attention + d + 2 * f)
+        attention = 8 * d  # its input; q, k, v as one tensor; q and k normed; its output by heads and by tokens
+        return _bytes_of(precision) * (attention + d + 2 * f)  # the MLP's input; relu and its square
 
 
 def _bytes_of(precision: str) -> int:

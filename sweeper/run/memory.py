@@ -26,6 +26,7 @@ def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> in
     tokens = micro_batch * config.seq_len
     stack = shape.n_layers * BLOCKS[shape.block].activation_bytes(shape, precision)
     stack += LOOPS[shape.loop].activation_bytes(shape, precision)
+    stack += LOOPS[shape.loop].n_norms(shape.n_layers) * PART_SETS[shape.parts].loop_norm_bytes(shape)
     stream = 4 * shape.d_model * shape.n_loops
     activations = tokens * (stream + stack if recompute else stack * shape.n_loops)
     # Under autocast the products are bf16, and the softmax is taken of a copy in fp32.

@@ -154,11 +154,11 @@ def kept_bytes(shape: ModelConfig, sequences: int, precision: str) -> int:
 def test_one_more_loop_costs_what_autograd_keeps_of_it(literal_run, parts, precision, block, loop) -> None:
     """Within 2%: a few numbers a token are left out and, in bf16, the copies of the weights.
 
-    Where another block or other parts meet another loop, within 8%: two norms in a row keep what one of them does not.
+    Where another block or other parts meet another loop, within 9%: two norms in a row keep what one of them does not.
     """
     if BLOCKS[block].needs_one_path and not LOOPS[loop].is_one_path:
         pytest.skip("these kinds do not go together")
-    tolerance = 0.02 if (block, parts) == ("pre_norm", "llama") or loop == "plain" else 0.08
+    tolerance = 0.02 if (block, parts) == ("pre_norm", "llama") or loop == "plain" else 0.09
     kinds = {"block": block, "loop": loop, "parts": parts}
     shapes = [ModelConfig(300, 64, 2, 176, 2, n, max_seq_len=128, **kinds) for n in (2, 3)]
     runs = [replace(literal_run, model=shape, seq_len=128, precision=precision) for shape in shapes]

@@ -41,7 +41,7 @@ class Plan:
     @property
     def to_run(self) -> list[str]:
         """Runs to execute, the costliest first, so that the last workers end close together."""
-        taken = (*FINISHED, State.RUNNING, State.PREEMPTED)
+        taken = (*FINISHED, State.RUNNING, State.PREEMPTED, State.HELD)
         open_runs = [i for i in self.runs if self.status[i].state not in taken and i not in self.queued]
         return sorted(open_runs, key=lambda run_id: -self.runs[run_id].config.flops)
 

@@ -22,7 +22,7 @@ from sweeper.grid.compose import compose_jobs
 
 REPOSITORY = Path(sweeper.train.__file__).resolve().parents[1]
 FROZEN = json.loads((Path(__file__).parent / "frozen_ids.json").read_text())
-AXES = ["panel", "rule", "n_layers", "ref_layers", "n_loops", "base_lr", "d_model", "seed"]
+AXES = ["panel", "rule", "architecture", "n_layers", "ref_layers", "n_loops", "base_lr", "d_model", "seed"]
 
 
 @cache
@@ -65,6 +65,8 @@ def test_the_ids_in_results_are_recomputed_from_conf(directory, experiment) -> N
     ]
     found = {tuple(run.axes[name] for name in AXES): run.config.run_id for run in runs}
     cells = pd.read_parquet(REPOSITORY / directory / "cells.parquet").query("experiment == @experiment")
+    architecture = cells["architecture"].fillna("plain") if "architecture" in cells else "plain"
+    cells = cells.assign(architecture=architecture)
     expected = {tuple(row[name] for name in AXES): row["run_id"] for row in cells.to_dict("records")}
     assert len(found) == len(expected) == len(cells) > 0
     assert found == expected

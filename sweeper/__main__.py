@@ -15,10 +15,15 @@ THEN = (
     "command to run when the sweep has ended or is queued, such as 'python analysis/plot_fig5.py'. It gets --runs, "
     "--sweeps and --sweep of this sweep. May be given several times"
 )
+OUT = "a directory for all tables, a .parquet file for the cells, or a .tar file for the finished runs themselves"
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 DOCTOR_COMMAND = (
     "check a SLURM cluster for what a sweep needs, here and in one short job, and print what to write into conf/site; "
     "exit status 1 if there is a problem"
+)
+IMPORT_COMMAND = (
+    "take finished runs from another machine, a colleague or shipped records; where a run is finished here too, compare "
+    "the two and report the difference"
 )
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
@@ -30,7 +35,7 @@ SWEEP_COMMANDS = {
     "retry": "submit failed, lost and timed-out runs again, and release held jobs",
     "cancel": "cancel a sweep's SLURM jobs; results and checkpoints stay",
     "logs": "the last lines of what runs and their jobs printed",
-    "export": "write a sweep's cells, curves and read-outs as parquet",
+    "export": "write a sweep's cells, curves and read-outs as parquet, or its finished runs as a tar for `import`",
     "remove": "take cells out of a sweep; their runs stay on disk",
 }
 
@@ -51,6 +56,11 @@ def main(argv: list[str] | None = None) -> None:
             from sweeper.cli.data_command import prepare
 
             prepare(arguments.overrides)
+        elif arguments.command == "import":
+            from sweeper.cli.import_command import import_command
+
+            check_writable(f"--runs {arguments.runs}", arguments.runs)
+            import_command(arguments.source, arguments.runs, arguments.sweeps or sweeps_beside(arguments.runs))
         else:
             _on_sweep(arguments)
     except UserError as error:
@@ -77,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", help="Hydra overrides, such as preset=paper site@hydra.launcher=other")
     command.add_argument("--no-job", action="store_true", help="check only this machine; submit nothing")
     command.add_argument("--wait", type=positive, default=30.0, metavar="MINUTES", help="for the job (default: 30)")
+    command = commands.add_parser("import", help=IMPORT_COMMAND, description=IMPORT_COMMAND)
+    command.add_argument(
+        "source", type=Path, help="a tar of `loopsweep export`, a directory of runs, or records such as results/quick"
+    )
+    _add_places(command)
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         named = "name of the sweep, the beginning of it, or its id"
@@ -85,10 +100,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("conditions", nargs="+", metavar="KEY=VALUE", help="which cells, such as n_loops=16")
         else:
             command.add_argument("sweep", nargs="?", help=f"{named} (default: the newest)")
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="directory of runs")
-        command.add_argument(
-            "--sweeps", type=Path, help="directory of sweep manifests (default: sweeps/ beside --runs)"
-        )
+        _add_places(command)
         match name:
             case "remove":
                 command.add_argument("--yes", action="store_true", help="do not ask")
@@ -103,14 +115,17 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument("--run", help="part of a run's name (default: all that need a look)")
                 command.add_argument("--lines", type=count, default=20, help="of each log")
             case "export":
-                command.add_argument(
-                    "--out", type=Path, required=True, help="directory for all tables, or a .parquet file for the cells"
-                )
+                command.add_argument("--out", type=Path, required=True, help=OUT)
                 command.add_argument("--command", dest="made_by", help="that made the sweep, for provenance.json")
                 mirror = command.add_mutually_exclusive_group()
                 mirror.add_argument("--wandb", metavar="ENTITY/PROJECT[:GROUP]", help="from a wandb server, not runs")
                 mirror.add_argument("--wandb-dir", type=Path, metavar="DIR", help="from wandb's offline files")
     return parser
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="directory of runs")
+    command.add_argument("--sweeps", type=Path, help="directory of sweep manifests (default: sweeps/ beside --runs)")
 
 
 def _multirun(arguments: argparse.Namespace) -> int:
@@ -149,7 +164,7 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
     from sweeper.cli.commands import SweepCommands, export_mirrored
 
     if arguments.command == "export":
-        check = check_writable_file if arguments.out.suffix == ".parquet" else check_writable
+        check = check_writable_file if arguments.out.suffix in (".parquet", ".tar") else check_writable
         check(f"--out {arguments.out}", arguments.out)
     if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
         export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out, arguments.made_by)

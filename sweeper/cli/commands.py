@@ -9,9 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from sweeper.cli.import_command import progress
 from sweeper.cli.status_table import MOVING, status_table, watch
 from sweeper.errors import UserError
 from sweeper.execution.slurm.status import SweepView, sweep_status
+from sweeper.records.archive import write_archive
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, sweep_rows
 from sweeper.records.sweep_manifest import Sweep, find, manifests, remove
@@ -171,9 +173,13 @@ class SweepCommands:
         """Write the sweep's tables; states are those that `status` shows.
 
         Args:
-            out: a directory for all tables, see `sweeper.records.export`; or a .parquet file for the cells alone.
+            out: a directory for all tables, see `sweeper.records.export`; a .parquet file for the cells alone; or a
+                .tar file for the finished runs, see `sweeper.records.archive`.
             command: the command that made the sweep; None for the commands in its manifest.
         """
+        if out.suffix == ".tar":
+            self._export_runs(out)
+            return
         import pandas as pd
 
         cells = pd.DataFrame(sweep_rows(self.sweep, self._statuses()))
@@ -185,6 +191,15 @@ class SweepCommands:
 
             export_sweep(self.sweep, cells, self.runs, out, command)
         self.console.print(f"wrote {len(cells)} cells to {out}")
+
+    def _export_runs(self, out: Path) -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        written, left_out = write_archive(self.sweep, self.runs, out, progress(self.console, "read"))
+        size = out.stat().st_size / 2**20
+        of_all = f"{written} of {len(self.sweep.run_ids)} runs"
+        self.console.print(f"wrote {of_all}, those that are finished, to {out}: {size:.1f} MiB without checkpoints")
+        for run_id, reason in left_out.items():
+            self.console.print(f"  {run_id} left out: {reason}", markup=False)
 
     def _statuses(self) -> dict[str, RunStatus]:
         return sweep_status(self.sweep, self.runs, self.sweeps)

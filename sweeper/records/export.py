@@ -8,8 +8,9 @@ provenance.json    per sweep: commits, packages, processors, core-hours, how it 
 One directory may hold several sweeps.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,19 @@ def write_tables(
 
 def curves_table(runs: Path, run_ids: Sequence[str]) -> pd.DataFrame:
     """The metrics of runs, see `curves`."""
-    return curves({run_id: RunDir(runs / run_id).read_metrics() for run_id in run_ids})
+    rundirs = {run_id: RunDir(runs / run_id) for run_id in run_ids}
+    restored = {run_id for run_id, rundir in rundirs.items() if rundir.is_restored}
+    return curves({run_id: rundir.read_metrics() for run_id, rundir in rundirs.items()}, restored)
 
 
-def curves(lines_by_run: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
+def curves(lines_by_run: Mapping[str, list[dict[str, Any]]], thinned: Collection[str] = ()) -> pd.DataFrame:
     """Metrics of runs, thinned to `CURVE_POINTS` a run and every validation; NaN where a line lacks a metric.
 
-    A training with diagnostics keeps all lines of its first `WHOLE_STEPS` steps beside those points.
+    A training with diagnostics keeps all lines of its first `WHOLE_STEPS` steps beside those points. The runs `thinned`
+    were restored from such a table and keep all that they have.
     """
-    lines = [{"run_id": run_id, **line} for run_id, of_run in lines_by_run.items() for line in _thinned(of_run)]
+    kept = {run_id: lines if run_id in thinned else _thinned(lines) for run_id, lines in lines_by_run.items()}
+    lines = [{"run_id": run_id, **line} for run_id, of_run in kept.items() for line in of_run]
     table = pd.DataFrame(lines, columns=None if lines else ["run_id", "step"])
     # The last line and the validation of one step are two lines of the file, and one row here.
     table = table.groupby(["run_id", "step"], sort=False, as_index=False).first()
@@ -119,28 +124,59 @@ def describe(sweep: Sweep, results: Sequence[Mapping[str, Any]], command: str | 
     values that all cells share (`Sweep.base`), which tell sweeps of one experiment apart.
     """
     command = command or "; ".join(sweep.commands)
-    origins = [result["provenance"] for result in results]
+    origins = [_origin(result["provenance"], sweep.name) for result in results]
     packages = sorted({name for origin in origins for name in origin["packages"]})
-    hours = [math.fsum(value for key, value in result["seconds"].items() if key != "cpu") / 3600 for result in results]
+    here = [result for result in results if "sweeps" not in result["provenance"]]  # not restored from records
+    hours = [math.fsum(value for key, value in result["seconds"].items() if key != "cpu") / 3600 for result in here]
+    gpus = [result["provenance"].get("gpus", 0) for result in here]
     return {
         "experiment": sweep.experiment,
         "preset": sweep.preset,
+        **({"title": sweep.title} if sweep.title else {}),
         **({"command": command} if command else {}),
         **({"values": sweep.base} if sweep.base else {}),
         "runs": len(sweep.run_ids),
         "finished": len(results),
-        "commit": sorted({str(origin["commit"]) for origin in origins}),
+        "commit": sorted({str(commit) for origin in origins for commit in _each(origin["commit"])}),
         "packages": {name: _versions(o["packages"].get(name) for o in origins) for name in packages},
         "python": _versions(o["python"] for o in origins),
-        "processor": sorted({origin.get("gpu", origin["processor"]) for origin in origins}),
-        "run_hours": math.fsum(hours),
-        "core_hours": math.fsum(result["seconds"].get("cpu", 0.0) for result in results) / 3600,
-        "gpu_hours": math.fsum(wall * origin.get("gpus", 0) for wall, origin in zip(hours, origins, strict=True)),
+        "processor": sorted({name for origin in origins for name in _each(origin.get("gpu", origin["processor"]))}),
+        "run_hours": math.fsum([*hours, *_restored(origins, "run_hours")]),
+        "core_hours": math.fsum(
+            [
+                math.fsum(result["seconds"].get("cpu", 0.0) for result in here) / 3600,
+                *_restored(origins, "core_hours"),
+            ]
+        ),
+        "gpu_hours": math.fsum(
+            [
+                *(wall * count for wall, count in zip(hours, gpus, strict=True)),
+                *_restored(origins, "gpu_hours"),
+            ]
+        ),
     }
 
 
+def _origin(noted: Mapping[str, Any], sweep: str) -> Mapping[str, Any]:
+    """The origin of one run. That of a run restored from records is the origin of the recorded sweep's runs."""
+    of_sweep: Mapping[str, Any] = noted.get("sweeps", {}).get(sweep, noted)
+    return of_sweep
+
+
+def _restored(origins: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    """Hours of the runs that were restored from records: those of each recorded sweep, by the share of its runs."""
+    noted = [json.dumps(origin, sort_keys=True) for origin in origins if origin.get("finished")]
+    totals = {text: json.loads(text) for text in sorted(set(noted))}
+    return [total[key] * (noted.count(text) / total["finished"]) for text, total in totals.items()]
+
+
+def _each(noted: Any) -> list[Any]:
+    """The origin of one run, or those of all runs of the sweep whose records it was restored from."""
+    return noted if isinstance(noted, list) else [noted]
+
+
 def _versions(names: Iterable[str | None]) -> str:
-    return " and ".join(sorted(set(filter(None, names))))
+    return " and ".join(sorted({one for name in names if name for one in name.split(" and ")}))
 
 
 def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

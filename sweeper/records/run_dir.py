@@ -9,6 +9,7 @@ attempts.json    failures since the last checkpoint, on a cluster
 progress.json    speed and time left, while it runs
 result.json      written last: done or diverged
 log.txt          what the workers printed
+imported.json    where the run comes from, if another machine executed it
 lock             the owner, while there is one
 """
 
@@ -30,6 +31,7 @@ from sweeper.run.identity import digest
 from sweeper.run.spec import run_from_dict
 
 TAIL_BYTES = 2**15  # of metrics.jsonl, read to see where a run stands; a line has two numbers a loop step
+RECORDS = "records"  # the kind of origin of a run that was restored from an export
 RESUME = "submit the sweep again, which resumes from the run's checkpoint"
 SUBMIT_AGAIN = "submit the sweep again, which writes it anew and keeps the run's checkpoint"
 
@@ -64,6 +66,16 @@ class RunDir:
     def log(self) -> Path:
         """What the run's workers printed."""
         return self.path / "log.txt"
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """imported.json: where a run comes from that was not executed here; empty for a run of this machine."""
+        return read_json(self.path / "imported.json") or {}
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the run was restored from records: it has no configuration, and its metrics are as exported."""
+        return self.origin.get("kind") == RECORDS
 
     def write_config(self, config: Run, execution: Execution, labels: dict[str, Any]) -> None:
         """Write config.yaml, unless the run is finished.

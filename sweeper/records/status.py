@@ -90,7 +90,7 @@ def finished_status(result: Mapping[str, Any]) -> RunStatus:
         val_loss=math.nan if loss is None else loss,
         unigram_entropy=result.get("unigram_entropy", math.nan),
         reason=result["reason"],
-        step_seconds=result["seconds"]["step"],
+        step_seconds=result["seconds"].get("step", math.nan),  # records of earlier versions have none
     )
 
 

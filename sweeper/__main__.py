@@ -22,8 +22,8 @@ DOCTOR_COMMAND = (
     "exit status 1 if there is a problem"
 )
 IMPORT_COMMAND = (
-    "take finished runs from another machine, a colleague or shipped records; where a run is finished here too, compare "
-    "the two and report the difference"
+    "take finished runs from another machine, a colleague or shipped records; a run that is finished here too stays, "
+    "and the difference of the two is reported"
 )
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",

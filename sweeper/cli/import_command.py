@@ -48,7 +48,7 @@ def progress(console: Console, verb: str) -> Callable[[int, int], None]:
 
 
 def _show(found: Imported, console: Console) -> None:
-    counts = {agreement: 0 for agreement in Agreement}
+    counts = dict.fromkeys(Agreement, 0)
     for difference in found.here.values():
         counts[difference.agreement] += 1
     console.print(f"{len(found.taken)} runs taken")

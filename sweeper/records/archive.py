@@ -24,8 +24,10 @@ from sweeper.records.sweep_manifest import Sweep
 
 CHECKSUMS = "checksums.json"
 FORMAT = 1
+EXPORT = "loopsweep export SWEEP --out FILE.tar"
 MAX_BYTES = 8 * 2**30
-_MEMBER = re.compile(rf"runs/({RUN_ID.pattern})/({'|'.join(map(re.escape, LIMITS))})|sweeps/({SWEEP_NAME.pattern})\.json")
+_FILES = "|".join(map(re.escape, LIMITS))
+_MEMBER = re.compile(rf"runs/({RUN_ID.pattern})/({_FILES})|sweeps/({SWEEP_NAME.pattern})\.json")
 
 Report = Callable[[int, int], None]  # done, of all
 
@@ -56,8 +58,8 @@ def write_archive(sweep: Sweep, runs: Path, out: Path, report: Report) -> tuple[
                 raise Refused("it was restored from records and has no configuration; hand on the records")
             files = read_finished(rundir.path).files
             contents |= {f"runs/{run_id}/{name}": _noted(content) for name, content in files.items()}
-        except Refused as reason:
-            left_out[run_id] = str(reason)
+        except Refused as refusal:
+            left_out[run_id] = str(refusal)
         report(number, len(sweep.run_ids))
     if len(contents) == 1:
         reason = f" ({next(iter(left_out.values()))})" if left_out else ""
@@ -138,4 +140,4 @@ def _noted(content: bytes) -> dict[str, Any]:
 
 
 def _unusable(archive: Path, reason: str) -> UserError:
-    return UserError(f"{archive} is refused: {reason}; nothing was written; make it anew: loopsweep export --out FILE.tar")
+    return UserError(f"{archive} is refused: {reason}; nothing was written; make it anew: {EXPORT}")

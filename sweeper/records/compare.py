@@ -73,9 +73,7 @@ def compare(ours: Mapping[str, Any], our_lines: Lines, theirs: Mapping[str, Any]
     worst = max(whole, key=lambda key: whole[key], default=(ours["step"], "step"))
     largest, end = whole.get(worst, 0.0), max(final.values(), default=0.0)
     agree = ours["state"] == "diverged" or (ours["step"] == theirs["step"] and end <= TOLERANCE)
-    return Difference(
-        Agreement.CLOSE if agree else Agreement.CONFLICT, end, largest, f"{worst[1]} at step {worst[0]}"
-    )
+    return Difference(Agreement.CLOSE if agree else Agreement.CONFLICT, end, largest, f"{worst[1]} at step {worst[0]}")
 
 
 def _by_step(lines: Lines) -> dict[tuple[int, str], float | None]:

@@ -1,7 +1,7 @@
 """Runs and manifests from elsewhere: read with limits, and checked before any of their files is used.
 
-Nothing in them is trusted. Names are matched against a pattern, files are plain and small enough, JSON and plain YAML are
-all that is read, and what a run says of itself has to agree.
+Nothing in them is trusted. Names are matched against a pattern, files are plain and small enough, only JSON and plain
+YAML are read, and a run's files have to agree with each other and with its id.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from sweeper.errors import UserError
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.base import Run
 from sweeper.run.execution import Execution
@@ -58,8 +57,8 @@ def read_finished(directory: Path) -> Finished:
     """Read and check the run in a directory, whose name is the run's id. Its checkpoints and log are not read.
 
     Raises:
-        Refused: if a file is missing, too large, a link or malformed, if the id is not that of the configuration, if the
-            run is not finished, or if its metrics do not lead to its result.
+        Refused: if a file is missing, too large, a link or malformed, if the id is not that of the configuration, if
+            the run is not finished, or if its metrics do not lead to its result.
     """
     files = {name: content for name in LIMITS if (content := read_plain(directory / name, LIMITS[name])) is not None}
     if missing := [name for name in REQUIRED if name not in files]:

@@ -1,7 +1,7 @@
 """Finished runs from elsewhere brought into a directory of runs: checked, compared, then taken whole or not at all.
 
-Everything is read and checked first. New runs are written into a folder `.import-…` beside the runs and moved into place by
-one rename each. Nothing here is executed, and no checkpoint is taken.
+Everything is read and checked first. New runs are written into a folder `.import-…` beside the runs, and one rename
+moves each into place. Nothing here is executed, and no checkpoint is taken.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.records.archive import Report, unpack
+from sweeper.files import replacing
+from sweeper.records.archive import EXPORT, Report, unpack
 from sweeper.records.axes import DATA
 from sweeper.records.compare import Agreement, Difference, compare
 from sweeper.records.foreign import MANIFEST_LIMIT, RUN_ID, Refused, read_finished, read_plain, read_sweep
@@ -89,7 +90,8 @@ def import_runs(source: Path, runs: Path, sweeps: Path, report: Report) -> Impor
                 target = staging / "ready" / run_id
                 target.mkdir(parents=True)
                 for name, content in {**files, ORIGIN: _json(opened.origin)}.items():
-                    (target / name).write_bytes(content)
+                    with replacing(target / name) as file:  # on the disk before the run has its place
+                        file.write(content)
             except Refused as reason:
                 found.refused[run_id] = str(reason)
             report(number, len(opened.run_ids))
@@ -115,7 +117,7 @@ def _open(source: Path, scratch: Path) -> Source:
         return _records(directory)
     if source.is_dir():
         return _directory(source, {"kind": "directory", "from": source.resolve().name})
-    raise UserError(f"{source} is no directory of runs or records, and no tar; make one: loopsweep export --out FILE.tar")
+    raise UserError(f"{source} is no tar and no directory of runs or records; make a tar: {EXPORT}")
 
 
 def _records(directory: Path) -> Source:
@@ -126,7 +128,9 @@ def _records(directory: Path) -> Source:
         sweeps = list(records.sweeps())
     except Refused as reason:
         refused[str(directory)] = str(reason)
-    return Source(records.run_ids, lambda run_id: (records.files(run_id), None), sweeps, origin(directory, checksum), refused)
+    return Source(
+        records.run_ids, lambda run_id: (records.files(run_id), None), sweeps, origin(directory, checksum), refused
+    )
 
 
 def _directory(directory: Path, origin: Mapping[str, str]) -> Source:

@@ -40,8 +40,12 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._cells = _table(directory / CELLS, ["sweep", "experiment", "preset", "run_id", "state", "val_loss", "step"])
-        self._described: dict[str, Any] = read_json(directory / "provenance.json", "get it from where the records are from") or {}
+        self._cells = _table(
+            directory / CELLS, ["sweep", "experiment", "preset", "run_id", "state", "val_loss", "step"]
+        )
+        self._described: dict[str, Any] = (
+            read_json(directory / "provenance.json", "get it from where the records are from") or {}
+        )
         curves, readouts = directory / "curves.parquet", directory / "readouts.parquet"
         self._rows = _groups(self._cells)
         self._curves = _groups(_table(curves, ["run_id", "step"]) if curves.is_file() else pd.DataFrame())
@@ -95,7 +99,9 @@ class Records:
     def _result(self, run_id: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         row = rows[0]
         entries = {str(one["sweep"]): self._described.get(str(one["sweep"]), {}) for one in rows}
-        origins = {name: {key: entry.get(key, empty) for key, empty in _ORIGIN.items()} for name, entry in entries.items()}
+        origins = {
+            name: {key: entry.get(key, empty) for key, empty in _ORIGIN.items()} for name, entry in entries.items()
+        }
         return {
             "run_id": run_id,
             "state": row["state"],
@@ -123,7 +129,9 @@ def _table(path: Path, needed: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # of pyarrow too
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); get these records anew") from error
+        raise UserError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]}); get these records anew"
+        ) from error
     if missing := [name for name in needed if name not in table]:
         raise UserError(f"{path} has no column {missing[0]}; give a directory that `loopsweep export` has written")
     return table
@@ -145,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(row: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    cell = {axis: row.get(axis) for axis in BASE_AXES if axis != "architecture"}
+    cell: dict[str, Any] = {axis: row.get(axis) for axis in BASE_AXES if axis != "architecture"}
     cell |= {key: row[key] for key in ("architecture", "run_id", "steps", "flops") if row.get(key) is not None}
     cell |= {key: int(cell[key]) for key in _WHOLE if cell.get(key) is not None}
     extra = {key: row[key] for key in row if is_extra(key)}

@@ -16,6 +16,7 @@ THEN = (
     "--sweeps and --sweep of this sweep. May be given several times"
 )
 OUT = "a directory for all tables, a .parquet file for the cells, or a .tar file for the finished runs themselves"
+KEEP = "what stays: the final weights without the optimizer's state, or nothing; results and metrics always stay"
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 DOCTOR_COMMAND = (
     "check a SLURM cluster for what a sweep needs, here and in one short job, and print what to write into conf/site; "
@@ -36,6 +37,7 @@ SWEEP_COMMANDS = {
     "cancel": "cancel a sweep's SLURM jobs; results and checkpoints stay",
     "logs": "the last lines of what runs and their jobs printed",
     "export": "write a sweep's cells, curves and read-outs as parquet, or its finished runs as a tar for `import`",
+    "prune": "delete checkpoints of a sweep's finished runs, after asking; says how much space that frees",
     "remove": "take cells out of a sweep; their runs stay on disk",
 }
 
@@ -98,11 +100,16 @@ def _parser() -> argparse.ArgumentParser:
         if name == "remove":
             command.add_argument("sweep", help=named)
             command.add_argument("conditions", nargs="+", metavar="KEY=VALUE", help="which cells, such as n_loops=16")
+        elif name == "prune":
+            command.add_argument("sweep", help=named)
         else:
             command.add_argument("sweep", nargs="?", help=f"{named} (default: the newest)")
         _add_places(command)
         match name:
             case "remove":
+                command.add_argument("--yes", action="store_true", help="do not ask")
+            case "prune":
+                command.add_argument("--keep", choices=["weights", "nothing"], required=True, help=KEEP)
                 command.add_argument("--yes", action="store_true", help="do not ask")
             case "watch":
                 command.add_argument("--seconds", type=seconds, default=10.0, help="between refreshes")
@@ -183,6 +190,8 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
             sweep.logs(arguments.run, arguments.lines)
         case "export":
             sweep.export(arguments.out, arguments.made_by)
+        case "prune":
+            sweep.prune(arguments.keep, sure=arguments.yes)
         case "remove":
             sweep.remove(arguments.conditions, sure=arguments.yes)
 

@@ -140,6 +140,13 @@ class SweepCommands:
         remove(self.path, conditions)
         self.console.print(f"removed {len(chosen)} cells from {self.sweep.name}; their runs and jobs are not changed")
 
+    def prune(self, keep: str, *, sure: bool) -> None:
+        """Delete checkpoints of finished runs, see `sweeper.cli.prune_command`."""
+        from sweeper.cli.prune_command import prune_command
+        from sweeper.records.prune import Keep
+
+        prune_command(self.sweep, self.runs, Keep(keep), sure=sure)
+
     def logs(self, run: str | None, lines: int) -> None:
         """Print the last lines of what runs and their jobs printed.
 

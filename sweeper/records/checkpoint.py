@@ -11,10 +11,11 @@ from sweeper.errors import UserError
 from sweeper.files import read_json, replacing, write_json
 
 KEEP = 2
+WEIGHTS = ".weights"
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
+def save_checkpoint(directory: Path, step: int, state: dict[str, Any], kind: str = "") -> None:
     """Write `state` for `step` and delete all checkpoints but the last two.
 
     The checksum is written before the checkpoint gets its final name, so a kill leaves no incomplete checkpoint.
@@ -23,12 +24,13 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> None:
         directory: the run's checkpoint directory; created if missing.
         step: optimizer steps done.
         state: tensors and plain values only, because it is loaded with `weights_only=True`.
+        kind: `WEIGHTS` for one that no training resumes from. It is loaded before a whole one of the same step.
 
     Raises:
         UserError: if the disk is full. Earlier checkpoints stay.
     """
     directory.mkdir(exist_ok=True)
-    target = directory / f"step-{step:08d}.pt"
+    target = directory / f"step-{step:08d}{kind}.pt"
     with replacing(target) as file:
         torch.save(state, file)
         file.flush()

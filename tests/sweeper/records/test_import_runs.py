@@ -322,7 +322,7 @@ def test_a_hostile_tar_writes_nothing(archive, there, here, configs, what: str, 
     entries = members(archive)
     member.name = member.name.format(run_id=configs[0].run_id)
     pack(archive, [entries[0], (member, content), *entries[1:]] if place == "before" else [*entries, (member, content)])
-    with pytest.raises(UserError, match="is refused: .*nothing was written") as refused:
+    with pytest.raises(UserError, match=r"is refused: .*nothing was written") as refused:
         here.take(archive)
     assert "\n" not in str(refused.value)
     assert not here.runs.exists()
@@ -360,8 +360,7 @@ def test_a_tar_that_was_cut_off_or_damaged_is_refused_whole_or_taken_whole(archi
     place = Place(target / "here", execution)
     try:
         found = place.take(target / "x.tar")
-    except UserError as error:
-        assert "\n" not in str(error)
+    except UserError:
         assert not place.runs.exists()
     else:  # a byte of a header that means nothing, such as the time
         assert len(found.taken) == 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from sweeper.records.compare import Agreement
 from sweeper.records.import_runs import import_runs
 from sweeper.records.run_dir import RunDir, readout_rows
 from sweeper.records.status import State, run_status
+from sweeper.records.sweep_manifest import Sweep, add
 
 TABLES = ("cells", "curves", "readouts")
 
@@ -128,3 +130,18 @@ def test_read_outs_come_back_as_they_were_measured(finished_sweep, tmp_path) -> 
         assert list(restored) == list(measured)
         for name, values in measured.items():
             assert readout_rows(**restored[name]) == readout_rows(**values)
+
+
+def test_title_values_and_extra_axes_of_a_sweep_come_back(finished_sweep, tmp_path) -> None:
+    [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
+    sweep = Sweep.load(manifest)
+    varied = [{**cell, "values": {"optimizer.beta2": 0.5, "data.path": "x"}} for cell in sweep.cells[:2]]
+    sweep = replace(sweep, name="titled", title="mine", cells=(*varied, *sweep.cells[2:]))
+    sweep.save(tmp_path / "sweeps")
+    places = ["--runs", str(finished_sweep.runs), "--sweeps", str(tmp_path / "sweeps")]
+    main(["export", "titled", *places, "--out", str(tmp_path / "records")])
+    import_runs(tmp_path / "records", tmp_path / "there" / "runs", tmp_path / "there" / "sweeps", unwatched)
+    restored = Sweep.load(tmp_path / "there" / "sweeps" / "titled.json")
+    assert replace(restored, id=sweep.id) == sweep
+    again, changed = add(tmp_path / "there" / "sweeps", sweep)  # what is submitted under that name adds up
+    assert (again.cells, changed) == (sweep.cells, False)

@@ -1,6 +1,7 @@
 """`loopsweep import`: finished runs from another machine, from a colleague, or from shipped records."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,13 +49,13 @@ def progress(console: Console, verb: str) -> Callable[[int, int], None]:
 
 
 def _show(found: Imported, console: Console) -> None:
-    counts = dict.fromkeys(Agreement, 0)
-    for difference in found.here.values():
-        counts[difference.agreement] += 1
-    console.print(f"{len(found.taken)} runs taken")
-    if found.here:
-        agreed = " · ".join(f"{count} {agreement}" for agreement, count in counts.items())
-        console.print(f"{len(found.here)} runs are finished here too, and stay as they are here: {agreed}")
+    completed = found.here.keys() & set(found.taken)
+    replaced = f", of which {len(completed)} replace equal ones restored from records" if completed else ""
+    console.print(f"{len(found.taken)} runs taken{replaced}")
+    counts = Counter(one.agreement for name, one in found.here.items() if name not in completed)
+    if counts:
+        agreed = " · ".join(f"{counts[agreement]} {agreement}" for agreement in Agreement)
+        console.print(f"{counts.total()} runs are finished here too, and stay as they are here: {agreed}")
     differing = [name for name, one in found.here.items() if one.agreement is Agreement.CLOSE]
     for name in sorted(differing, key=lambda name: -_size(found.here[name]))[:LISTED]:
         console.print(f"  {name}  {found.here[name]}")

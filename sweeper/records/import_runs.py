@@ -53,7 +53,8 @@ class Imported:
 
     Attributes:
         taken: new runs.
-        here: runs that are finished here too, and how far the two agree. Those here stay.
+        here: runs that are finished here too, and how far the two agree. Those here stay, unless they are also in
+            `taken`: those had been restored from records, and the equal run with its configuration replaced them.
         running: runs that a process here works on; they stay.
         refused: why a run or sweep is not taken, by name.
         sweeps: the sweeps as they are now, by the name that they came with, and whether something changed.
@@ -184,7 +185,11 @@ def _take(ready: Path, target: Path, replaced: Path, found: Imported) -> None:
             return  # it was finished in the meantime
         replaced.mkdir(exist_ok=True)
         target.rename(replaced / run_id)
-        ready.rename(target)
+        try:
+            ready.rename(target)
+        except BaseException:  # Ctrl-C too: what is replaced may have a checkpoint
+            (replaced / run_id).rename(target)
+            raise
     found.taken.append(run_id)
 
 

@@ -80,10 +80,16 @@ class Records:
         """The files of the directory of a finished run, but for imported.json.
 
         Raises:
-            Refused: if the records contradict themselves.
+            Refused: if the records contradict themselves, or have values that no run has.
         """
-        if not RUN_ID.fullmatch(run_id):
-            raise Refused(f"{run_id[:80]!r} is no run's id")
+        if not (isinstance(run_id, str) and RUN_ID.fullmatch(run_id)):
+            raise Refused(f"{str(run_id)[:80]!r} is no run's id")
+        try:
+            return self._files(run_id)
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+            raise Refused(f"its records cannot be read ({' '.join(str(error).split())[:200]})") from error
+
+    def _files(self, run_id: str) -> dict[str, bytes]:
         rows = _records(self._rows[run_id])
         values = [[row.get(name) for name in ("state", "val_loss", "step", "reason")] for row in rows]
         if any(not same(other, values[0]) for other in values):
@@ -99,9 +105,17 @@ class Records:
     def _result(self, run_id: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         row = rows[0]
         entries = {str(one["sweep"]): self._described.get(str(one["sweep"]), {}) for one in rows}
+        numbers = [row["val_loss"], row["step"], row.get("unigram_entropy"), row.get("step_seconds")]
+        if not all(isinstance(value, int | float | None) for value in numbers):
+            raise ValueError("a number is none")
+        if not str(row.get("reason") or "").isprintable():
+            raise ValueError("the reason is not one line of plain text")
         origins = {
             name: {key: entry.get(key, empty) for key, empty in _ORIGIN.items()} for name, entry in entries.items()
         }
+        for origin in origins.values():
+            if not all(isinstance(origin[key], type(empty) | int) for key, empty in _ORIGIN.items()):
+                raise ValueError("provenance.json has other types than an export writes")
         return {
             "run_id": run_id,
             "state": row["state"],

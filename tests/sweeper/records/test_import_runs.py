@@ -181,6 +181,41 @@ def test_a_run_that_is_running_here_is_left_alone(there, here, configs) -> None:
     assert rundir.result() is None
 
 
+@pytest.mark.parametrize("call", range(5))  # as many renames as the import makes, and one more
+def test_an_interrupted_import_leaves_every_run_whole_or_as_it_was(
+    there, here, configs, monkeypatch, call: int
+) -> None:
+    for config in configs:
+        there.finish(config)
+    unfinished = here.write_config(configs[1])
+    unfinished.log.write_text("printed")
+    original, calls = Path.rename, 0
+
+    def rename(path: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == call + 1:
+            raise KeyboardInterrupt
+        return original(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        try:
+            here.take(there.runs)
+        except KeyboardInterrupt:
+            assert calls > call
+    for config in configs:
+        rundir = RunDir(here.runs / config.run_id)
+        if rundir.result() is not None:
+            assert {path.name for path in rundir.path.iterdir()} >= {"config.yaml", "metrics.jsonl", "readouts.json"}
+        else:
+            assert rundir.path == unfinished.path or not rundir.path.exists()
+    assert unfinished.path.exists()
+    assert not list(here.runs.glob(".import-*"))
+    here.take(there.runs)
+    assert all(RunDir(here.runs / config.run_id).result() for config in configs)
+
+
 @pytest.mark.parametrize(
     ("loss", "agreement"),
     [(3.0, Agreement.EQUAL), (3.0 + 2**-51, Agreement.CLOSE), (3.0009, Agreement.CLOSE), (3.0011, Agreement.CONFLICT)],

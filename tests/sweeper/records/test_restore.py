@@ -10,6 +10,7 @@ import pytest
 
 from analysis import plot_fig2, plot_fig5
 from sweeper.__main__ import main
+from sweeper.errors import UserError
 from sweeper.records.compare import Agreement
 from sweeper.records.import_runs import import_runs
 from sweeper.records.run_dir import RunDir, readout_rows
@@ -145,3 +146,33 @@ def test_title_values_and_extra_axes_of_a_sweep_come_back(finished_sweep, tmp_pa
     assert replace(restored, id=sweep.id) == sweep
     again, changed = add(tmp_path / "there" / "sweeps", sweep)  # what is submitted under that name adds up
     assert (again.cells, changed) == (sweep.cells, False)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("run_id", "../../planted", "is no run's id"),
+        ("reason", "\x1b[2J", "not one line of plain text"),
+        ("val_loss", "low", "a number is none"),
+    ],
+)
+def test_records_with_values_that_no_run_has_are_refused(finished_sweep, tmp_path, column, value, reason) -> None:
+    [manifest] = (finished_sweep.path / "sweeps").glob("*.json")
+    export(manifest.stem, finished_sweep.path, tmp_path / "records")
+    cells = pd.read_parquet(tmp_path / "records" / "cells.parquet")
+    cells.assign(**{column: value}).to_parquet(tmp_path / "records" / "cells.parquet")
+    found = import_runs(tmp_path / "records", tmp_path / "runs", tmp_path / "sweeps", unwatched)
+    assert found.taken == []
+    assert any(reason in why for why in found.refused.values())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tables_that_are_no_records_are_one_line(tmp_path) -> None:
+    for content, reason in [(b"PAR1 and no more", "cannot be read"), (None, "has no column sweep")]:
+        if content is None:
+            pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "cells.parquet")
+        else:
+            (tmp_path / "cells.parquet").write_bytes(content)
+        with pytest.raises(UserError, match=reason) as refused:
+            import_runs(tmp_path, tmp_path / "runs", tmp_path / "sweeps", unwatched)
+        assert "\n" not in str(refused.value)

@@ -13,20 +13,10 @@ from sweeper.run.stop import StopFlag
 from sweeper.training.probe import Probe
 from sweeper.training.trainer import Trainer
 
+from .interruptions import StopAfter
+
 BASE = {"base_lr": 0.02, "init_std": 0.25, "eps": 1e-10, "weight_decay": 0.0, "depth_multiplier": 1}
 KINDS = {"parts": "nanochat", "optimizer": "muon"}
-
-
-class StopAfter(StopFlag):
-    """Set after `steps` checks. The training loop checks it before every step."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.fixture

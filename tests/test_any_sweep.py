@@ -43,6 +43,7 @@ KEYS = {
     "validation.tokens": ("1024", "2048"),
     "precision": ("fp32", "bf16"),
     "diagnostics": ("false", "true"),
+    "stop_lost": ("false", "true"),
     "model.n_layers": ("1", "3"),
     "model.d_model": ("16", "32"),
     "model.mlp_dim": ("40", "48"),

@@ -33,7 +33,7 @@ from sweeper.run.spec import KINDS, PRECISIONS, ProbeConfig, RunConfig, TheoryCo
 READS: dict[str, tuple[str, ...]] = {
     RunConfig.KIND: (
         *("model", "scaling", "optimizer", "schedule", "batch", "data", "validation.tokens"),
-        *("precision", "diverged_above", "diagnostics"),
+        *("precision", "diverged_above", "diagnostics", "stop_lost"),
     ),
     ProbeConfig.KIND: ("model", "scaling", "optimizer", "schedule", "batch", "probe.increment_layers"),
     TheoryConfig.KIND: ("scaling", "theory"),
@@ -91,6 +91,7 @@ class Config:
     precision: Annotated[str, one_of(PRECISIONS)] = MISSING
     diverged_above: Positive = MISSING
     diagnostics: bool = MISSING
+    stop_lost: bool = MISSING
     grid: GridSection = field(default_factory=GridSection)
     architectures: ArchitecturesSection = field(default_factory=ArchitecturesSection)
     scaling: ScalingSection = field(default_factory=ScalingSection)
@@ -152,6 +153,7 @@ def training(tree: Config, manifest_hash: str) -> RunConfig:
         seed=tree.seed,
         precision=tree.precision,
         diagnostics=tree.diagnostics,
+        stop_lost=tree.stop_lost,
     )
 
 

@@ -29,7 +29,7 @@ BASE_AXES: dict[str, tuple[str, ...]] = {
 AXIS_KEYS = frozenset(key for keys in BASE_AXES.values() for key in keys)
 DATA = "data"  # the hash of the data manifest, beside the configuration keys
 # Extra axes without a section in their name.
-_TOP_LEVEL = ("precision", "diverged_above", "diagnostics", "kind", DATA)
+_TOP_LEVEL = ("precision", "diverged_above", "diagnostics", "stop_lost", "kind", DATA)
 
 Row = Mapping[str, Any]
 

@@ -32,6 +32,7 @@ class RunConfig(ModelRun):
         precision: "fp32" or "bf16" (autocast, fp32 master weights).
         diagnostics: also record every one of the first steps, norms along the loop, and losses at other loop counts
             (`sweeper.training.diagnostics`). They are part of the result, so they make another run.
+        stop_lost: stop as diverged once the loss has blown up (`sweeper.training.blow_up`), not at the last step.
     """
 
     KIND: ClassVar[str] = "training"
@@ -49,6 +50,7 @@ class RunConfig(ModelRun):
     seed: int
     precision: str
     diagnostics: bool = neutral(False)
+    stop_lost: bool = neutral(False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

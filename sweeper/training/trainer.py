@@ -30,6 +30,7 @@ from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import RunConfig
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
+from sweeper.training.blow_up import BlowUp
 from sweeper.training.diagnostics import StepLines, StreamNorms, loops_at_test_time, unigram_entropy
 from sweeper.training.distributed import ALONE, Ranks
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
@@ -161,6 +162,8 @@ class Trainer:
         self.model, self.optimizer = initialized(config, execution, self.device, compile_head=True)
         self._parameters = list(self.model.parameters())
         self._lines = StepLines()
+        self._blow_up = BlowUp(config, self.device) if config.stop_lost else None
+        self._lost = False
         self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0
         self.val_loss = math.nan
@@ -252,6 +255,10 @@ class Trainer:
             if stopping:
                 self._checkpoint()
                 return None
+            if self._lost:
+                self.val_loss = self.validate()
+                metrics.write({"step": self.step, "val_loss": self.val_loss})
+                return self._outcome("diverged", f"the loss has blown up at step {self.step}")
             last = self.step == steps
             if last or self.step % execution.validate_every == 0:
                 readouts = StreamReadouts(self.model) if last else None
@@ -304,6 +311,9 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step = step
         due = due or (self.reads_every_loss and not math.isfinite(loss.item()))
+        if self._blow_up is not None:
+            self._lost = self._blow_up.lost(step, loss)
+            due = due or self._lost
         if due or (config.diagnostics and step <= WHOLE_STEPS):
             rate, of_stream = config.base_lr * factor, stream.line(config.batch_tokens) if stream else {}
             self._lines.add({"step": step, "loss": loss, "grad_norm": norm, "base_lr": rate, **of_stream})
@@ -349,6 +359,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.val_loss = state["step"], state["val_loss"]
             self.seconds |= state["seconds"]
+            if self._blow_up is not None:
+                self._blow_up.load_state_dict(state["blow_up"])
         if is_main:
             self.rundir.truncate_metrics(self.step)
 
@@ -362,6 +374,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                **({"blow_up": self._blow_up.state_dict()} if self._blow_up is not None else {}),
             }
             save_checkpoint(self.rundir.checkpoints, self.step, state)
 

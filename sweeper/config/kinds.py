@@ -11,7 +11,7 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
-from sweeper.config.rules import Count, Counts, Line, Name, Positive, Seed, Seeds, at_least, at_most, one_of
+from sweeper.config.rules import Count, CountOrZero, Counts, Line, Name, Positive, Seed, Seeds, at_least, at_most, one_of
 from sweeper.config.schema import (
     ArchitecturesSection,
     BatchSection,
@@ -35,7 +35,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("model", "scaling", "optimizer", "schedule", "batch", "data", "validation.tokens"),
         *("precision", "diverged_above", "diagnostics", "stop_lost"),
     ),
-    ProbeConfig.KIND: ("model", "scaling", "optimizer", "schedule", "batch", "probe.increment_layers"),
+    ProbeConfig.KIND: ("model", "scaling", "optimizer", "schedule", "batch", "probe.increment_layers", "probe.warmup"),
     TheoryConfig.KIND: ("scaling", "theory"),
 }
 Draws = Annotated[int, at_least(1), at_most(1_000_000)]  # each has a seed in the run's record
@@ -56,11 +56,13 @@ class ProbeSection(WidthSection):
     """A run of kind `probe`, and the preset's shape and axes of a sweep of them.
 
     `depth` is what the panel counts, loops or layers. `increment_layers` layers make one of the increments whose
-    cosines are read out; null for no read-out. `copies` is the width of Figure 3a's 64 independent stacks.
+    cosines are read out; null for no read-out. `warmup` steps pass until the rate is reached, more than the run has if
+    need be. `copies` is the width of Figure 3a's 64 independent stacks.
     """
 
     depth: Count = 1
     increment_layers: Count | None = None
+    warmup: CountOrZero = 0
     vocab_size: Count = MISSING
     copies: WidthSection = field(default_factory=WidthSection)
     depths: Counts = MISSING
@@ -172,6 +174,7 @@ def probe(tree: Config, manifest_hash: str) -> ProbeConfig:
         seq_len=tree.batch.seq_len,
         seed=tree.seed,
         increment_layers=tree.probe.increment_layers,
+        warmup=tree.probe.warmup,
     )
 
 

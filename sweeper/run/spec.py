@@ -107,7 +107,7 @@ class RunConfig(ModelRun):
 
 @dataclass(frozen=True)
 class ProbeConfig(ModelRun):
-    """The first optimizer steps at a constant rate, on the same random tokens every step (Section 5.1).
+    """The first optimizer steps at a constant rate or in warmup, on the same random tokens every step (Section 5.1).
 
     Attributes:
         model: shape and residual scale ε as a number.
@@ -119,6 +119,7 @@ class ProbeConfig(ModelRun):
         seed: of initialisation and tokens.
         increment_layers: layers that make one of the increments whose cosines are read out at the end; None for no
             read-out.
+        warmup: steps until the rate is reached, in a linear rise that `steps` may end before.
     """
 
     KIND: ClassVar[str] = "probe"
@@ -131,6 +132,7 @@ class ProbeConfig(ModelRun):
     seq_len: int
     seed: int
     increment_layers: int | None
+    warmup: int = neutral(0)
 
     @property
     def total_tokens(self) -> int:

@@ -98,6 +98,9 @@ class Probe:
             loss = self.model(self.rows[:, :-1], self.rows[:, 1:], observe=keep_last)
         if update:
             loss.backward()
+            if self.config.warmup:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * min(1.0, (step + 1) / self.config.warmup)
             self.optimizer.step()
             self.optimizer.zero_grad()
         [h] = states

@@ -57,8 +57,9 @@ def rms(values: torch.Tensor) -> float:
     return math.sqrt(sum(value * value for value in values.detach().double().flatten().tolist()) / values.numel())
 
 
-def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution: Execution) -> None:
-    assert run(rundir, PROBE, execution)["state"] == "done"
+@pytest.mark.parametrize("warmup", [0, 2, 6])
+def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution: Execution, warmup: int) -> None:
+    assert run(rundir, replace(PROBE, warmup=warmup), execution)["state"] == "done"
     model = LoopedTransformer(SHAPE)
     initialize_(model, PROBE.table, PROBE.seed)
     decayed = {name for name, _ in model.named_parameters() if name.startswith("blocks") and "norm" not in name}
@@ -83,6 +84,8 @@ def test_r_loss_and_update_equal_a_computation_by_hand(rundir: RunDir, execution
         before = h.detach()
         adamw.zero_grad()
         loss.backward()
+        for group in adamw.param_groups:
+            group["lr"] = 1e-2 * (min(1, (line["step"] + 1) / warmup) if warmup else 1)
         adamw.step()
 
 
@@ -138,6 +141,11 @@ def test_a_stream_that_leaves_the_numbers_is_a_result(rundir, execution) -> None
     assert result["state"] == "diverged"
     assert "not finite after step" in str(result["reason"])
     assert result["step"] < PROBE.steps
+
+
+def test_warmup_makes_another_probe_and_its_absence_none() -> None:
+    assert replace(PROBE, warmup=500).run_id != PROBE.run_id
+    assert "warmup" not in PROBE.to_dict()
 
 
 def test_seeds_differ_in_weights_and_in_tokens() -> None:

@@ -11,7 +11,19 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
-from sweeper.config.rules import Count, CountOrZero, Counts, Line, Name, Positive, Seed, Seeds, at_least, at_most, one_of
+from sweeper.config.rules import (
+    Count,
+    CountOrZero,
+    Counts,
+    Line,
+    Name,
+    Positive,
+    Seed,
+    Seeds,
+    at_least,
+    at_most,
+    one_of,
+)
 from sweeper.config.schema import (
     ArchitecturesSection,
     BatchSection,

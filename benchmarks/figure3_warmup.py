@@ -4,8 +4,9 @@
 
 The paper reports off-diagonal cosines in [-0.037, 0.034] for 64 independent copies of twelve layers (Figure 3a) and in
 [0.027, 0.995] for twelve layers looped 64 times (Figure 3b), after ten steps at base rate 1e-4. Its trainings warm up
-over 500 steps. With that warmup the ten steps have rates of 2e-7 ... 2e-6. A row of the CSV for each seed, warmup and
-moment, written as it is ready. A probe that stands there is not run again. Rows with seed "mean" are of the mean matrix.
+over 500 steps. With that warmup the ten steps have rates of 2e-7 ... 2e-6. The CSV has a row for each seed, warmup and
+moment, and rows with seed "mean" of the matrix averaged over seeds. Panels and warmups that are complete in it are
+not run again.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """When a training is lost: its loss has risen far above what it had reached, and stays there.
 
-The rule reads the training loss of every step, so it depends on the run alone: not on how often it is validated or logged.
+The rule reads the training loss of every step, so it depends on the run alone, and not on how often it is validated.
 """
 
 from typing import Any

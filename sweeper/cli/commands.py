@@ -157,7 +157,7 @@ class SweepCommands:
         Raises:
             UserError: if no run has that name.
         """
-        from sweeper.execution.slurm.submission import submissions
+        from sweeper.execution.slurm.submission import newest_log, submissions
 
         if run is None:
             chosen = [run_id for run_id, status in self._statuses().items() if status.state in LOGGED_STATES]
@@ -165,15 +165,11 @@ class SweepCommands:
             chosen = [run_id for run_id in self.sweep.run_ids if run in run_id]
             if not chosen:
                 raise UserError(f"no run of {self.sweep.name} is named like {run!r}; `loopsweep status` lists them")
-        job_logs = {
-            run_id: submission.log(*place)
-            for submission in submissions(self.sweeps)
-            for run_id, place in submission.jobs_by_run()
-        }
+        known = submissions(self.sweeps)
         for run_id in chosen:
-            rundir, job_log = RunDir(self.runs / run_id), job_logs.get(run_id)
+            rundir, job_log = RunDir(self.runs / run_id), newest_log(known, run_id)
             self._tail(rundir.log, rundir.log_tail(lines))
-            if job_log is not None and job_log.is_file():
+            if job_log is not None:
                 self._tail(job_log, job_log.read_text(errors="replace").splitlines()[-lines:])
 
     def export(self, out: Path, command: str | None) -> None:

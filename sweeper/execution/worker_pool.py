@@ -10,7 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,7 +80,7 @@ class _Worker:
 
 @dataclass
 class WorkerPool:
-    """Executes runs in the order of a list, at most `workers` at once.
+    """Executes runs in the order in which they are given, at most `workers` at once.
 
     Args:
         runs: directory of run directories.
@@ -108,13 +108,17 @@ class WorkerPool:
     signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
     may_kill: bool = True
     received: list[int] = field(default_factory=list, init=False)  # received signals, in order
-    _queue: list[str] = field(default_factory=list, init=False)
+    _source: Iterator[str] = field(default_factory=lambda: iter(()), init=False)
+    _queue: list[str] = field(default_factory=list, init=False)  # runs that come before those of the source
     _outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict, init=False)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector, init=False)
     _early_deaths: int = field(default=0, init=False)
 
-    def run(self, run_ids: Sequence[str]) -> dict[str, tuple[Outcome, str]]:
+    def run(self, run_ids: Iterable[str]) -> dict[str, tuple[Outcome, str]]:
         """Execute all runs, or as many as possible before a signal.
+
+        Args:
+            run_ids: each is taken when a worker is free for it, so an iterator may decide then which run is next.
 
         Returns:
             Outcome and reason of every run that was started.
@@ -122,11 +126,12 @@ class WorkerPool:
         Raises:
             UserError: if no worker can start.
         """
-        self._queue = list(run_ids)
+        self._source = iter(run_ids)
+        workers = min(self.workers, len(run_ids)) if isinstance(run_ids, Sized) else self.workers
         stopping = False
         with self._stopping_on_signals():
             try:
-                for slot in range(min(self.workers, len(self._queue))):
+                for slot in range(workers):
                     self._spawn(slot)
                 while self._selector.get_map():
                     for key, _ in self._selector.select(TICK_SECONDS):
@@ -170,11 +175,10 @@ class WorkerPool:
 
     def _assign(self, worker: _Worker) -> None:
         assert worker.process.stdin is not None
-        worker.run_id = None
-        if self.received or not self._queue:
+        worker.run_id = self._next()
+        if worker.run_id is None:
             worker.process.stdin.close()
             return
-        worker.run_id = self._queue.pop(0)
         self.view.started(worker.slot, worker.run_id)
         task = json.dumps({"run": str(self.runs / worker.run_id), "rank_info": asdict(self.rank_info)}) + "\n"
         try:
@@ -182,6 +186,12 @@ class WorkerPool:
             worker.process.stdin.flush()
         except BrokenPipeError:
             pass  # the worker died; its closed output is handled next
+
+    def _next(self) -> str | None:
+        """The run that comes next; None if none is left, or the pool is stopping."""
+        if self.received:
+            return None
+        return self._queue.pop(0) if self._queue else next(self._source, None)
 
     def _ended(self, worker: _Worker, run_id: str, outcome: Outcome, reason: str) -> None:
         if outcome in (Outcome.ERROR, Outcome.INVALID):
@@ -209,7 +219,8 @@ class WorkerPool:
                     f"worker processes end with status {status} before they start; "
                     f"try `{Path(sys.executable).name} -c 'import sweeper.execution.execute_run'`"
                 )
-        if self._queue and not self.received:
+        if (run_id := self._next()) is not None:
+            self._queue.insert(0, run_id)
             self._spawn(worker.slot)
 
     @contextmanager

@@ -60,6 +60,13 @@ def _process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+def _slurm_job() -> str | None:
+    """Id of the SLURM job of this process, as squeue shows it. None if there is none."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
 def read_owner(path: Path) -> dict[str, Any] | None:
     """Content of the lock, or None if it is missing or incomplete."""
     try:
@@ -94,7 +101,7 @@ class RunLock:
     """
 
     def __init__(self, path: Path, stop: StopFlag) -> None:
-        self._job = os.environ.get("SLURM_JOB_ID")
+        self._job = _slurm_job()
         self._path = path
         self._stop = stop
         self._token = uuid.uuid4().hex

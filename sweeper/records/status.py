@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.records.lock import is_alive
+from sweeper.records.lock import is_alive, read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.sweep_manifest import Sweep, manifests
 
@@ -73,7 +73,8 @@ def run_status(path: Path) -> RunStatus:
     if is_alive(rundir.lock):
         speed = rundir.progress()
         rate, left = (speed.get(name, math.nan) for name in ("tokens_per_second", "seconds_left"))
-        return replace(known, state=State.RUNNING, tokens_per_second=rate, seconds_left=left)
+        job = (read_owner(rundir.lock) or {}).get("job") or ""
+        return replace(known, state=State.RUNNING, tokens_per_second=rate, seconds_left=left, job=job)
     if failure is not None:
         return replace(known, state=State.FAILED, reason=failure["reason"])
     if rundir.lock.exists():

@@ -16,7 +16,7 @@ import pytest
 
 from sweeper.cli.commands import SweepCommands
 from sweeper.execution.slurm.status import sweep_status
-from sweeper.records.lock import read_owner
+from sweeper.records.lock import is_alive, read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, run_status
 from sweeper.records.sweep_manifest import Sweep
@@ -182,6 +182,32 @@ class Lab:
         for path in [*self.sweeps.glob("*/slurm/*/jobs/*.out"), *self.runs.glob("*/log.txt")]:
             parts += [f"==> {path}", *path.read_text(errors="replace").splitlines()[-30:]]
         return "\n".join(parts)
+
+
+def kill_a_claiming_job(lab: Lab) -> str:
+    """`kill -9` of a job's supervisor and of its training process, in the middle of a run. Returns the run."""
+    caught: list[tuple[str, dict[str, Any]]] = []
+
+    def is_caught() -> bool:
+        for run_id in lab.sweep.run_ids:
+            rundir = RunDir(lab.runs / run_id)
+            owner = read_owner(rundir.lock)
+            if owner is None or not is_alive(rundir.lock) or rundir.last_metrics().get("step", 0) < 10:
+                continue
+            os.kill(owner["pid"], signal.SIGSTOP)
+            if read_owner(rundir.lock) == owner and rundir.result() is None:
+                caught.append((run_id, owner))
+                return True
+            os.kill(owner["pid"], signal.SIGCONT)
+        return False
+
+    lab.until(is_caught, "a run's middle")
+    [(run_id, owner)] = caught
+    status = Path(f"/proc/{owner['pid']}/status").read_text()
+    supervisor = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+    for pid in (int(supervisor), int(owner["pid"])):
+        os.kill(pid, signal.SIGKILL)
+    return run_id
 
 
 def finished(process: "subprocess.Popen[str]", statuses: Sequence[int] = (0,)) -> str:

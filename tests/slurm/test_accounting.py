@@ -8,11 +8,12 @@ import pytest
 
 from .cluster import FIRST_PORT, Cluster
 from .conftest import require, started
-from .lab import GRID, ONE_RUN, Lab, finished
+from .lab import GRID, ONE_RUN, Lab, finished, kill_a_claiming_job
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("interrupted")]
 MAX_SUBMIT = 4
 SIX_RUNS = (*GRID, "panel=a,b", "optimizer.base_lr=4e-3,8e-3")
+SIXTEEN_RUNS = (*GRID, "panel=b,c", "optimizer.base_lr=3e-3,4e-3,6e-3,8e-3", "schedule.steps=100")
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,17 @@ def test_the_doctor_names_the_limit_and_the_workload_key(
     rows = [" ".join(line.split()) for line in finished(lab.start_command(*words), statuses=(1,)).splitlines()]
     assert f"problem limits of jobs submitted: {MAX_SUBMIT}, running: unlimited" in rows
     assert "ok workload key demanded; your default is mine" in rows
+
+
+def test_jobs_that_claim_runs_train_a_sweep_above_the_limit_although_two_of_them_are_killed(
+    accounting: Cluster, texts: Path, data: Path, tmp_path: Path, undisturbed: Callable[..., Any]
+) -> None:
+    lab = Lab(accounting, tmp_path, texts, data)
+    lab.until(lambda: not accounting.squeue("%i"), "an empty queue")
+    assert "submitted 16 runs" in lab.submit(*SIXTEEN_RUNS, f"hydra.launcher.jobs={MAX_SUBMIT}")
+    killed = [kill_a_claiming_job(lab) for _ in range(2)]
+    lab.until_finished()
+    assert lab.curves() == undisturbed(*SIXTEEN_RUNS)
+    log = lab.job_log()
+    assert {run_id: log.count(f"{run_id}: done") for run_id in lab.sweep.run_ids} == dict.fromkeys(lab.sweep.run_ids, 1)
+    assert all(log.count(f"{run_id}: started") > 1 for run_id in killed), "nothing was interrupted"

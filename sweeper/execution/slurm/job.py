@@ -127,17 +127,23 @@ class SlurmJob:
             raise RunsFailed("; ".join(f"{i}: {(self._rundir(i).failure() or {}).get('reason')}" for i in failed))
 
     def _train(self, todo: list[str], retry_policy: RetryPolicy, task: Task) -> tuple[dict[str, Outcome], list[int]]:
-        _, execution = self._rundir(todo[0]).load()
+        pool = self._pool(todo[0], len(todo), retry_policy, task)
+        outcomes = pool.run(todo)
+        return {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, pool.received
+
+    def _pool(self, like: str, workers: int, retry_policy: RetryPolicy, task: Task, number: int = 0) -> WorkerPool:
+        """Training processes for runs like `like`. `number` tells the pools of one job apart."""
+        _, execution = self._rundir(like).load()
         rank_info = RankInfo(
             rank=task.rank if self.ranks > 1 else 0,
             size=self.ranks,
             host="127.0.0.1" if task.nodes == 1 else task.launch_host,
-            rendezvous_file=str(Path(self.rendezvous_dir) / f"rendezvous-{task.job}-{task.restarts}.json"),
+            rendezvous_file=str(Path(self.rendezvous_dir) / f"rendezvous-{task.job}-{task.restarts}-{number}.json"),
         )
-        pool = WorkerPool(
+        return WorkerPool(
             Path(self.runs),
             Path(self.data),
-            workers=len(todo),
+            workers=workers,
             threads=execution.threads,
             gpus=execution.device == "cuda",
             view=LogView(),
@@ -147,8 +153,6 @@ class SlurmJob:
             signals=SIGNALS,
             may_kill=False,
         )
-        outcomes = pool.run(todo)
-        return {run_id: outcome for run_id, (outcome, _) in outcomes.items()}, pool.received
 
     def _rundir(self, run_id: str) -> RunDir:
         return RunDir(Path(self.runs) / run_id)

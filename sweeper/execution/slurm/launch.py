@@ -48,7 +48,7 @@ def launch_slurm(
     console = Console()
     max_array_size = 0 if plan_only else require_slurm()
     grid = compose_grid(context, config, jobs, console, prepare=not plan_only)
-    plan = _with_queue(grid.plan, grid.roots)
+    plan = _with_queue(grid.plan, options, grid.roots)
     _check_shares(plan.runs, options)
     print_plan(plan, None, 1, console)
     todo = [plan.runs[run_id] for run_id in plan.to_run]
@@ -59,7 +59,7 @@ def launch_slurm(
     if todo:
         _confirm(todo, options, console)
     with _submitting(grid.roots):
-        plan = replace(grid, plan=_with_queue(plan, grid.roots)).write()
+        plan = replace(grid, plan=_with_queue(plan, options, grid.roots)).write()
         _submit(plan, options, grid.roots, max_array_size, console)
 
 
@@ -84,7 +84,7 @@ def retry_on_slurm(
     plan = saved_plan(sweep, run_ids, roots.runs)
     _check_shares(plan.runs, options)
     with _submitting(roots):
-        _submit(_with_queue(plan, roots), options, roots, max_array_size, console)
+        _submit(_with_queue(plan, options, roots), options, roots, max_array_size, console)
 
 
 def _submitting(roots: Roots) -> Guard:
@@ -93,11 +93,17 @@ def _submitting(roots: Roots) -> Guard:
     return Guard(roots.sweeps / "submitting.guard")
 
 
-def _with_queue(plan: Plan, roots: Roots) -> Plan:
-    """The plan with every status read anew and the queue asked, so that nothing is submitted twice."""
+def _with_queue(plan: Plan, options: SlurmOptions, roots: Roots) -> Plan:
+    """The plan with every status read anew and the queue asked, so that nothing is submitted twice.
+
+    Jobs that claim runs may be added in another partition, where other jobs wait or work already.
+    """
     status = {run_id: run_status(roots.runs / run_id) for run_id in plan.runs}
     plan = replace(plan, status=status, queued=frozenset())
-    jobs = run_jobs(submissions(roots.sweeps), plan.to_run)
+    known = submissions(roots.sweeps)
+    if options.jobs is not None:
+        known = [one for one in known if one.options.get("jobs") is None or one.goes_where(options)]
+    jobs = run_jobs(known, plan.to_run)
     # A failed run has no owner, even if its job is still training other runs packed with it.
     live = (i for i, job in jobs.items() if job.lives and status[i].state is not State.FAILED)
     return replace(plan, queued=frozenset(live))
@@ -125,6 +131,9 @@ def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Con
     gpus = options.nodes * options.gpus_per_node
     shape = f"{options.nodes} node{'s' * (options.nodes > 1)}, {gpus} GPU{'s' * (gpus != 1)}"
     packed = f", {options.pack} runs in each" if options.pack > 1 else ""
+    if options.jobs is not None:
+        elements = min(elements, options.jobs)
+        packed = f", which claim the {len(todo)} runs{packed.replace('runs in each', 'at once in each')}"
     console.print(f"jobs: {elements} of {shape}{packed}; time limit {options.minutes / 60:g} hours", highlight=False)
     longest = max(map(_needed_gpu_hours, todo))
     if longest:

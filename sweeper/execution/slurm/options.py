@@ -39,6 +39,7 @@ class SlurmOptions:
     cpus_per_gpu: Count = MISSING
     pack: Count = MISSING
     array_parallelism: Count = MISSING
+    jobs: Count | None = None
     warning_seconds: WarningSeconds = MISSING
     attempts: Count = MISSING
     setup: list[Line] = field(default_factory=list)

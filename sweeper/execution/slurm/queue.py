@@ -35,11 +35,13 @@ class Job:
         id: as squeue shows it, such as 1234_5; "" while unknown.
         state: SLURM's long name, such as PENDING.
         reason: why it waits, or its exit status.
+        claiming: whether it claims runs, so that it may be working on another run.
     """
 
     id: str
     state: str
     reason: str = ""
+    claiming: bool = False
 
     @property
     def waits(self) -> bool:
@@ -67,7 +69,7 @@ NEVER_STARTED = Job("", "UNKNOWN", "its job left the queue before it started: ca
 
 
 def run_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> dict[str, Job]:
-    """The job of each run: the one that is waiting or running, else the newest.
+    """The job of each run: the newest that has nodes, else that waits, else that is held, else that has ended.
 
     Args:
         submissions: all submissions, the oldest first.
@@ -80,7 +82,11 @@ def run_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> dic
         UserError: if SLURM does not answer.
     """
     jobs = jobs_by_run(submissions, run_ids)
-    return {run_id: ([job for job in found if job.lives] or found)[-1] for run_id, found in jobs.items()}
+    return {run_id: max(reversed(found), key=_liveliness) for run_id, found in jobs.items()}
+
+
+def _liveliness(job: Job) -> tuple[bool, bool, bool]:
+    return job.works, job.waits and not job.held, job.lives
 
 
 def live_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> list[str]:
@@ -99,15 +105,20 @@ def jobs_by_run(submissions: Sequence[Submission], run_ids: Collection[str]) -> 
     known = _squeue({name for _, (name, _) in places})
     if missing := {name for _, (name, index) in places if (name, index) not in known}:
         known = _sacct([arrays[name] for name in sorted(missing)]) | known
+    at = {place: _job(*arrays[place[0]], place, known.get(place)) for place in {place for _, place in places}}
     jobs: dict[str, list[Job]] = {}
     for run_id, place in places:
-        submission, array = arrays[place[0]]
-        job = known.get(place) or _forgotten(submission, array, place)
-        if job is not None and job.state == "FAILED" and (said := last_words(submission.log(*place))):
-            job = replace(job, reason=f"{job.reason}: {said}".removeprefix(": "))
-        if job is not None:
+        if (job := at[place]) is not None:
             jobs.setdefault(run_id, []).append(job)
     return jobs
+
+
+def _job(submission: Submission, array: JobArray, place: Place, known: Job | None) -> Job | None:
+    """What is known of a job, with the last line of its log if it failed. None if it never reached SLURM."""
+    job = known or _forgotten(submission, array, place)
+    if job is not None and job.state == "FAILED" and (said := last_words(submission.log(*place))):
+        job = replace(job, reason=f"{job.reason}: {said}".removeprefix(": "))
+    return job and replace(job, claiming=array.claiming > 0)
 
 
 def _forgotten(submission: Submission, array: JobArray, place: Place) -> Job | None:

@@ -70,20 +70,22 @@ def cluster_status(status: RunStatus, job: Job | None) -> RunStatus:
     """State of a run, from its directory and its SLURM job. `job` is None if the run was never submitted to SLURM."""
     if job is None or status.state in (*FINISHED, State.FAILED):
         return status
-    status = replace(status, job=job.id)
     if status.state is State.RUNNING:
-        return status
-    if job.works:
+        return status if job.claiming else replace(status, job=job.id)
+    if not job.claiming:
+        status = replace(status, job=job.id)
+    if job.works and not job.claiming:
         return replace(status, state=State.RUNNING, reason="starting")
     if job.held:
-        return replace(status, state=State.HELD, reason=f"{job.reason}; `loopsweep retry` releases it")
-    if job.waits:
+        return replace(status, state=State.HELD, job=job.id, reason=f"{job.reason}; `loopsweep retry` releases it")
+    if job.lives:
         started = status.step > 0 or status.state is State.LOST
-        return replace(status, state=State.PREEMPTED if started else State.PENDING, reason=job.reason)
+        reason = "until a job claims it" if job.works else job.reason
+        return replace(status, state=State.PREEMPTED if started else State.PENDING, reason=reason)
     ended = f"job {job.id} ended {job.state} {job.reason}".rstrip() if job.id else job.reason
     match job.state:
         case "TIMEOUT":
             return replace(status, state=State.TIMEOUT, reason=ended)
-        case "FAILED" | "OUT_OF_MEMORY" | "BOOT_FAIL":
+        case "FAILED" | "OUT_OF_MEMORY" | "BOOT_FAIL" if not job.claiming:
             return replace(status, state=State.FAILED, reason=ended)
     return replace(status, state=State.LOST, reason=ended)

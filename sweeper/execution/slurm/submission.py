@@ -34,13 +34,14 @@ from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.files import write_json
 
 RECORD = "submission.json"
+WHERE = ("partition", "account", "qos", "constraint")  # options that choose the nodes
 STARTS_PER_SECOND = 8  # of jobs of one array
 # What helps against a refusal of sbatch, by its text.
 REMEDIES = (
     ("wckey", "this site wants a workload key: +hydra.launcher.extra.wckey=KEY"),
     (
         "submit ?(job ?)?limit|max_?submit",
-        "this site allows fewer jobs at once: submit a part of the grid, such as panel=a, or pack=k runs into each job",
+        "this site allows fewer jobs at once: hydra.launcher.jobs=k submits k jobs that train all runs in turn",
     ),
     ("unrecognized option|invalid option", "change hydra.launcher.extra"),
     ("", "check partition, account and limits in conf/site, or hydra.launcher.*"),
@@ -55,16 +56,24 @@ class JobArray:
         name: name of the job, unique among all submissions.
         elements: runs of each array element.
         job_id: None until sbatch has returned it.
+        claiming: number of jobs that claim runs from the only element. 0 where every element has a job that trains its
+            runs.
     """
 
     name: str
     elements: tuple[tuple[str, ...], ...]
     job_id: str | None = None
+    claiming: int = 0
+
+    @property
+    def jobs(self) -> tuple[tuple[str, ...], ...]:
+        """Of each job, the runs that it trains or may claim."""
+        return self.elements * self.claiming if self.claiming else self.elements
 
     @property
     def label(self) -> str:
         """For the user: the id and the number of jobs."""
-        return f"{self.job_id} ({len(self.elements)} jobs)"
+        return f"{self.job_id} ({len(self.jobs)} jobs)"
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,10 @@ class Submission:
         """Unique among all submissions of all sweeps."""
         return self.path.name
 
+    def goes_where(self, options: SlurmOptions) -> bool:
+        """Whether jobs with `options` would wait for the same nodes."""
+        return all(self.options.get(name) == getattr(options, name) for name in WHERE)
+
     def save(self) -> None:
         """Write or replace the record."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -97,14 +110,15 @@ class Submission:
         """Read the record of the submission in directory `path`."""
         record: dict[str, Any] = json.loads((path / RECORD).read_text())
         arrays = (
-            JobArray(array["name"], tuple(map(tuple, array["elements"])), array["job_id"]) for array in record["arrays"]
+            JobArray(array["name"], tuple(map(tuple, array["elements"])), array["job_id"], array.get("claiming", 0))
+            for array in record["arrays"]
         )
         return cls(path, record["created"], record["options"], tuple(arrays))
 
     def jobs_by_run(self) -> Iterator[tuple[str, tuple[str, int]]]:
         """Every run with the name and array index of its job."""
         for array in self.arrays:
-            for index, run_ids in enumerate(array.elements):
+            for index, run_ids in enumerate(array.jobs):
                 for run_id in run_ids:
                     yield run_id, (array.name, index)
 
@@ -113,7 +127,7 @@ class Submission:
         array = next(array for array in self.arrays if array.name == job_name)
         if array.job_id is None:
             return None
-        job = array.job_id if len(array.elements) == 1 else f"{array.job_id}_{index}"
+        job = array.job_id if len(array.jobs) == 1 else f"{array.job_id}_{index}"
         return self.path / "jobs" / f"{job}_0_log.out"
 
 
@@ -123,14 +137,37 @@ def submissions(sweeps: Path, sweep: str | None = None) -> list[Submission]:
     return sorted(found, key=lambda submission: submission.created)
 
 
+def newest_log(known: Sequence[Submission], run_id: str) -> Path | None:
+    """Log of the newest job that trained a run, if it has one.
+
+    Args:
+        known: submissions, the oldest first.
+        run_id: the run.
+    """
+    newest = None
+    for submission in known:
+        for array in submission.arrays:
+            for index, run_ids in enumerate(array.jobs):
+                log = submission.log(array.name, index) if run_id in run_ids else None
+                # A job that claims runs prints the names of its own.
+                if log and log.is_file() and (not array.claiming or f"{run_id}: " in log.read_text(errors="replace")):
+                    newest = log
+    return newest
+
+
 def new_submission(
     sweeps: Path, sweep: str, run_ids: Sequence[str], options: SlurmOptions, max_array_size: int
 ) -> Submission:
-    """Record a submission of `run_ids` in this order, `options.pack` per element. It is not submitted yet."""
+    """Record a submission of `run_ids` in this order, `options.pack` per job. It is not submitted yet."""
     name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', sweep)}-{uuid.uuid4().hex[:6]}"
     elements = [tuple(run_ids[i : i + options.pack]) for i in range(0, len(run_ids), options.pack)]
-    chunks = [elements[i : i + max_array_size] for i in range(0, len(elements), max_array_size)]
-    arrays = tuple(JobArray(f"{name}-{number}", tuple(chunk)) for number, chunk in enumerate(chunks))
+    count = len(elements) if options.jobs is None else min(options.jobs, len(elements))
+    starts = range(0, count, max_array_size)
+    if options.jobs is None:
+        chunks = [JobArray("", tuple(elements[start : start + max_array_size])) for start in starts]
+    else:
+        chunks = [JobArray("", (tuple(run_ids),), claiming=min(max_array_size, count - start)) for start in starts]
+    arrays = tuple(replace(chunk, name=f"{name}-{number}") for number, chunk in enumerate(chunks))
     submission = Submission(sweeps / sweep / "slurm" / name, time.time(), options.to_dict(), arrays)
     submission.save()
     return submission
@@ -150,6 +187,7 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     """
     import submitit
 
+    from sweeper.execution.slurm.claiming import ClaimingJob
     from sweeper.execution.slurm.job import SlurmJob
 
     options = SlurmOptions.from_dict(submission.options)
@@ -158,10 +196,11 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
             folder=(submission.path / "jobs").resolve(), python=python_command(code, options.stage)
         )
         parameters = options.sbatch_parameters(array.name, str(code.resolve()))
-        parameters["setup"] = stagger(min(len(array.elements), options.array_parallelism)) + parameters["setup"]
+        parameters["setup"] = stagger(min(len(array.jobs), options.array_parallelism)) + parameters["setup"]
         executor.update_parameters(**parameters)
-        slurm_jobs = [
-            SlurmJob(
+        slurm_jobs = []
+        for index, run_ids in enumerate(array.jobs):
+            slurm_job = SlurmJob(
                 runs=str(runs.resolve()),
                 data=str(data.resolve()),
                 run_ids=run_ids,
@@ -169,8 +208,7 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
                 ranks=options.ranks,
                 attempts=options.attempts,
             )
-            for run_ids in array.elements
-        ]
+            slurm_jobs.append(ClaimingJob.of(slurm_job, index, options) if array.claiming else slurm_job)
         with _naming_what_is_queued(submission), refusals_in_one_line(), _outside_of_arrays():
             jobs = executor.map_array(SlurmJob.run, slurm_jobs)
         arrays = list(submission.arrays)

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
@@ -25,8 +26,8 @@ FAMILY = ("LT", "LT_i", "LT_ia", "FLT", "FLT_res")
 BASE = {"base_lr": 1e-3, "init_std": 0.2, "eps": 1e-8, "weight_decay": 0.1, "depth_multiplier": 4.0}
 
 
-def norm(x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * gain
+def norm(x: Tensor, gain: Tensor | float = 1.0, norm_eps: float = 1e-5) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + norm_eps).sqrt() * gain
 
 
 def attention(x: Tensor, of: Tensor, qkv: Tensor, out: Tensor, heads: int = 3) -> Tensor:
@@ -51,7 +52,9 @@ def mlp(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return (F.silu(gate) * up) @ down.T
 
 
-def block_of(kind: str, p: dict[str, Tensor], eps: float, m: int, x: Tensor, q: Tensor | None) -> Tensor:
+def block_of(
+    kind: str, p: dict[str, Tensor], eps: float, m: int, norm_eps: float, x: Tensor, q: Tensor | None
+) -> Tensor:
     """One block; q is what queries are made from where that is not what keys are made from."""
 
     def attend(y: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def block_of(kind: str, p: dict[str, Tensor], eps: float, m: int, x: Tensor, q: 
         return mlp(y, p["mlp.gate_up.weight"], p["mlp.down.weight"])
 
     def n(name: str, y: Tensor) -> Tensor:
-        return norm(y, p[f"{name}_norm.weight"])
+        return norm(y, p[f"{name}_norm.weight"], norm_eps)
 
     if kind == "pre_norm":
         x = x + eps * attend(n("attention", x))
@@ -80,7 +83,7 @@ def block_of(kind: str, p: dict[str, Tensor], eps: float, m: int, x: Tensor, q: 
 def reference(model: LoopedTransformer, tokens: Tensor, eps: float) -> Tensor:
     """Logits in fp64, from the model's weights and the formulas alone (the second paper's table, and its kin's)."""
     w, config = {name: weight.double() for name, weight in model.named_parameters()}, model.config
-    block, loop = config.block, config.loop
+    block, loop, n = config.block, config.loop, partial(norm, norm_eps=config.norm_eps)
     blocks = [
         {k.removeprefix(f"blocks.{i}."): v for k, v in w.items() if k.startswith(f"blocks.{i}.")}
         for i in range(config.n_layers)
@@ -98,21 +101,21 @@ def reference(model: LoopedTransformer, tokens: Tensor, eps: float) -> Tensor:
             be = delta * (e @ w["loop.injection.weight"].T)
             x = be if first else (-delta * rate).exp() * h + eps * be
         elif loop == "boundary":
-            x = norm(h) + eps * e
+            x = n(h) + eps * e
         elif loop == "LT_i" and not first:
-            x = norm(h + eps * e)
+            x = n(h + eps * e)
         elif loop in FAMILY and (first or loop in ("LT_ia", "FLT", "FLT_res")):
-            x = norm(e)
+            x = n(e)
         if loop in ("LT_ia", "FLT") and not first:
-            queries = [norm(h) if i == 0 or loop == "FLT" else None for i in range(config.n_layers)]
+            queries = [n(h) if i == 0 or loop == "FLT" else None for i in range(config.n_layers)]
         for p, q in zip(blocks, queries, strict=True):
             if loop == "FLT_res" and not first:
-                x = norm(x + eps * h)
-            x = block_of(block, p, eps, config.n_layers * config.n_loops, x, q)
-        h = norm(x) if loop in FAMILY else x
+                x = n(x + eps * h)
+            x = block_of(block, p, eps, config.n_layers * config.n_loops, config.norm_eps, x, q)
+        h = n(x) if loop in FAMILY else x
     if loop == "boundary":
-        h = norm(h) + eps * e
-    return norm(h, w["final_norm.weight"]) @ w["embedding.weight"].T
+        h = n(h) + eps * e
+    return n(h, w["final_norm.weight"]) @ w["embedding.weight"].T
 
 
 def wake(model: LoopedTransformer) -> LoopedTransformer:
@@ -144,8 +147,12 @@ def error(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
     return max(abs(loss.item() / other_loss.item() - 1), float(of_gradient))
 
 
-@pytest.mark.parametrize(("n_loops", "eps"), [(1, 1.0), (2, 1.0), (2, 1 / 2), (4, 1.0), (4, 1 / 4)])
-@pytest.mark.parametrize(("block", "loop"), PRODUCTS)
+every_architecture = pytest.mark.parametrize(("block", "loop"), PRODUCTS)
+every_scale = pytest.mark.parametrize(("n_loops", "eps"), [(1, 1.0), (2, 1.0), (2, 1 / 2), (4, 1.0), (4, 1 / 4)])
+
+
+@every_scale
+@every_architecture
 def test_outputs_and_gradients_are_those_of_the_formulas(make_model, tokens, block, loop, n_loops, eps) -> None:
     """At ε = 1 and 1/N, at the paper's σ0 √d_model = 0.554, eager and on the fast path of a CPU.
 
@@ -154,18 +161,32 @@ def test_outputs_and_gradients_are_those_of_the_formulas(make_model, tokens, blo
     """
     model = wake(make_model(n_loops=n_loops, init_std=0.113, residual_scale=eps, block=block, loop=loop))
 
-    def of_formulas(weights: LoopedTransformer) -> list[Tensor | None]:
-        logits = reference(weights, tokens, eps)
-        return with_gradients(F.cross_entropy(logits.flatten(0, 1), tokens.flatten()), weights)
-
-    expected = of_formulas(model)
-    bound = max(1e-5, 30 * error(of_formulas(perturbed(model, 1e-7)), expected))
+    expected = of_formulas(model, tokens, eps)
+    bound = max(1e-5, 30 * error(of_formulas(perturbed(model, 1e-7), tokens, eps), expected))
     assert error(with_gradients(model(tokens, tokens), model), expected) <= bound
     enable(model)
     assert error(with_gradients(model(tokens, tokens), model), expected) <= bound
     model = model.double()  # eager again: the fast path is for fp32
     assert error(with_gradients(model(tokens, tokens), model), expected) <= bound / 10
     torch.testing.assert_close(model(tokens), reference(model, tokens, eps), rtol=1e-5, atol=1e-5)
+
+
+@every_scale
+@every_architecture
+def test_where_formulas_amplify_no_rounding_fp32_agrees_to_1e_5(make_model, tokens, block, loop, n_loops, eps) -> None:
+    """One layer, narrow weights, and norms that no short vector makes steep; eager and on the fast path of a CPU."""
+    tame = {"n_layers": 1, "init_std": 0.06, "norm_eps": 0.1}
+    model = wake(make_model(n_loops=n_loops, residual_scale=eps, block=block, loop=loop, **tame))
+    expected = of_formulas(model, tokens, eps)
+    assert error(with_gradients(model(tokens, tokens), model), expected) <= 1e-5
+    enable(model)
+    assert error(with_gradients(model(tokens, tokens), model), expected) <= 1e-5
+
+
+def of_formulas(model: LoopedTransformer, tokens: Tensor, eps: float) -> list[Tensor | None]:
+    """Loss and gradients of the reference."""
+    logits = reference(model, tokens, eps)
+    return with_gradients(F.cross_entropy(logits.flatten(0, 1), tokens.flatten()), model)
 
 
 def perturbed(model: LoopedTransformer, relative: float) -> LoopedTransformer:

@@ -40,6 +40,7 @@ class FigureRow:
         experiment: a key of `EXPERIMENTS`, whose newest sweep is drawn.
         tables: what it reads beside the sweep's cells, `curves` or `readouts`.
         at_tuned_rate: whether the report draws it with `--rate`, at the rate that the claims are judged at.
+        clips: whether its script has `--whole`, to draw an axis to scale that it clips.
     """
 
     name: str
@@ -47,6 +48,7 @@ class FigureRow:
     experiment: str
     tables: tuple[str, ...] = ()
     at_tuned_rate: bool = False
+    clips: bool = False
 
     @property
     def group(self) -> str:
@@ -75,7 +77,7 @@ FIGURES = (  # the first paper's in its order, then the others
     FigureRow("fig2", "Figure 2 · Residual norm in the first ten steps", "init_probe", ("curves",)),
     FigureRow("fig3", "Figure 3 · Increments at initialisation", "increments", ("readouts",)),
     FigureRow("fig4", "Figure 4 · What one optimizer step changes", "init_probe", ("curves",)),
-    FigureRow("fig5", "Figure 5 · Learning-rate transfer", "lr_transfer"),
+    FigureRow("fig5", "Figure 5 · Learning-rate transfer", "lr_transfer", clips=True),
     FigureRow("fig6", "Figure 6 · Increments after training, N = 8", "lr_transfer", ("readouts",), at_tuned_rate=True),
     FigureRow("fig7", "Figure 7 · Residual norm along the loop", "lr_transfer", ("readouts",), at_tuned_rate=True),
     FigureRow("fig8", "Figure 8 · Increments after training, N = 4", "lr_transfer", ("readouts",), at_tuned_rate=True),

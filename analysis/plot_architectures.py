@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.claims.transfer import SAME_OCTAVES
-from analysis.plotting import labels, panels, script, stabilisers, states, style
+from analysis.plotting import labels, marks, panels, script, stabilisers, states, style
 from analysis.plotting.stabilisers import Stabiliser
 from analysis.stats import transfer
 from analysis.stats.stabilisers import COLLAPSED, best_table, of_sweep
@@ -144,7 +144,7 @@ def _draw_losses(
                 axes.plot(curve[column], curve["best_loss"].where(curve["state"] == "done"), **FAINT)
         for lane, one in enumerate(lanes):
             curve = _of(table, one)
-            states.draw_lane(axes, curve[column], curve["state"], looks[one]["color"], lane, LANE)
+            states.draw_lane(axes, curve[column], curve["state"], looks[one]["color"], lane, LANE, of=_at_best(curve))
         _cost_axis(axes, table, column, f"{label} ({unit})" if column == "seconds" else label)
     axes_of_row[0].set_ylabel("validation loss (nats/token)")
     if not (table["state"] == "done").any():
@@ -164,13 +164,22 @@ def _loss_limits(table: pd.DataFrame) -> tuple[float, float]:
 def _draw_curve(axes: Axes, curve: pd.DataFrame, column: str, look: style.Look) -> None:
     """Losses with intervals, dotted where the next N collapsed. Open where there is no optimum (fitted)."""
     x, losses = curve[column], curve["best_loss"].where(curve["state"] == "done")
-    top = axes.get_ylim()[1]
+    top, rises = axes.get_ylim()[1], list[Artist]()
     for before, after in pairwise(curve.index):
         if curve["state"][before] == "done" and curve["state"][after] == COLLAPSED:
-            axes.plot(x[[before, after]], [losses[before], top], color=look["color"], **RISE)
-    axes.plot(x, losses, **look, zorder=4)
-    axes.vlines(x, curve["best_loss_low"], curve["best_loss_high"], color=look["color"], **BAR)
-    axes.plot(x, losses.where(curve["flag"] != ""), **look | {"linestyle": "none"}, markerfacecolor="white", zorder=4)
+            rises += axes.plot(x[[before, after]], [losses[before], top], color=look["color"], **RISE)
+    low, high = curve["best_loss_low"], curve["best_loss_high"]
+    drawn = list[Artist](axes.plot(x, losses, **look, zorder=4))
+    drawn.append(axes.vlines(x, low, high, color=look["color"], **BAR))
+    drawn += axes.plot(
+        x, losses.where(curve["flag"] != ""), **look | {"linestyle": "none"}, markerfacecolor="white", zorder=4
+    )
+    marks.add([*drawn, *rises], _at_best(curve), x, losses, low=low, high=high, name="loss")
+
+
+def _at_best(curve: pd.DataFrame) -> pd.DataFrame:
+    """What tells the cells of each point."""
+    return curve[["architecture", "rule", "n_loops"]].assign(base_lr=curve["best_lr"])
 
 
 def _cost_axis(axes: Axes, table: pd.DataFrame, column: str, label: str) -> None:

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, script, states, style
+from analysis.plotting import marks, panels, script, states, style
 from analysis.records import sources
 from analysis.stats import transfer
 from sweeper.errors import UserError
@@ -137,10 +137,14 @@ def _draw_optima(axes: Axes, cells: pd.DataFrame, table: pd.DataFrame, colors: d
     for alpha, curve in table.groupby("alpha", sort=True):
         color = colors[float(str(alpha))]
         shown = curve["fitted_lr"].fillna(curve["optimum_lr"])
-        axes.plot(curve["n_loops"], shown, color=color, linewidth=1.0)
-        axes.plot(curve["n_loops"], curve["fitted_lr"], color=color, marker="o", linestyle="none")
+        drawn = axes.plot(curve["n_loops"], shown, color=color, linewidth=1.0)
+        drawn += axes.plot(curve["n_loops"], curve["fitted_lr"], color=color, marker="o", linestyle="none")
         at_edge = curve["optimum_lr"].where(curve["fitted_lr"].isna())
-        axes.plot(curve["n_loops"], at_edge, color=color, marker="s", linestyle="none", markerfacecolor="white")
+        drawn += axes.plot(
+            curve["n_loops"], at_edge, color=color, marker="s", linestyle="none", markerfacecolor="white"
+        )
+        low, high = curve["fitted_lr_low"], curve["fitted_lr_high"]
+        marks.add(drawn, _at_optimum(curve), curve["n_loops"], shown, low=low, high=high, name="optimum")
     axes.set_ylim(cells["base_lr"].min() / 1.2, cells["base_lr"].max() * 1.2)
     panels.count_axis(axes, table["n_loops"], "loop count $N$")
     panels.log_ticks(axes, has_data=True)
@@ -149,6 +153,11 @@ def _draw_optima(axes: Axes, cells: pd.DataFrame, table: pd.DataFrame, colors: d
     axes.set_title(f"(a) {title}", loc="left")
     if missing := states.count_text(cells["state"]):
         axes.text(0.5, 0.02, missing, transform=axes.transAxes, ha="center", wrap=True, **SMALL)
+
+
+def _at_optimum(curve: pd.DataFrame) -> pd.DataFrame:
+    """What tells the cells at each optimum (grid)."""
+    return curve[["rule", "n_loops"]].assign(base_lr=curve["optimum_lr"])
 
 
 def _draw_shifts(axes: Axes, shifts: pd.DataFrame) -> None:
@@ -180,9 +189,10 @@ def _draw_losses(axes: Axes, table: pd.DataFrame) -> None:
     for n, curve in deeper.groupby("n_loops", sort=True):
         loops = int(str(n))
         look: style.Look = {"color": colors[loops], "marker": style.loop_marker(loops)}
-        axes.plot(curve["alpha"], curve["optimum_loss"], label=f"$N={loops}$", **look)
+        drawn = axes.plot(curve["alpha"], curve["optimum_loss"], label=f"$N={loops}$", **look)
         at_edge = curve["optimum_loss"].where(curve["fitted_lr"].isna())
-        axes.plot(curve["alpha"], at_edge, linestyle="none", markerfacecolor="white", **look)
+        drawn += axes.plot(curve["alpha"], at_edge, linestyle="none", markerfacecolor="white", **look)
+        marks.add(drawn, _at_optimum(curve), curve["alpha"], curve["optimum_loss"], name="loss")
     axes.set_xticks(sorted(set(table["alpha"])))
     axes.set_xlabel(r"exponent $\alpha$")
     axes.set_ylabel("validation loss (nats/token)")

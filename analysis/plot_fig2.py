@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, rules, script, states, style
+from analysis.plotting import marks, panels, rules, script, states, style
 from analysis.records import sources
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
@@ -91,9 +91,10 @@ def _draw_panel(axes: Axes, of_panel: pd.DataFrame, colors: dict[float, str]) ->
     for step, color in colors.items():
         line = of_panel[of_panel["updates"] == step - 1]
         values = line["residual_rms"].where(np.isfinite(line["residual_rms"]))
-        axes.plot(line["depth"], values, color=color, marker="o", markersize=2.2, linewidth=1.0)
+        drawn = axes.plot(line["depth"], values, color=color, marker="o", markersize=2.2, linewidth=1.0)
+        marks.add(drawn, line, line["depth"], values, name=f"R at step {step}")
     initial = of_panel[of_panel["updates"] == 0]
-    states.draw_lane(axes, initial["depth"], initial["state"], style.INK)
+    states.draw_lane(axes, initial["depth"], initial["state"], style.INK, of=initial)
     if initial["residual_rms"].isna().all():
         states.say(axes, initial["state"])
 

@@ -61,7 +61,7 @@ def draw(cells: pd.DataFrame, matrices: Matrices, ranges: pd.DataFrame) -> Figur
             states.say(axes, cells.loc[cells["panel"] == panel, "state"])
             axes.set(xticks=[], yticks=[])
         else:
-            cosines.draw_matrix(axes, matrix)
+            cosines.draw_matrix(axes, matrix, pd.DataFrame({"panel": [panel]}))
         axes.set_title(f"({panel[-1]}) {title(ranges[ranges['panel'] == panel])}", loc="left")
         axes.set_xlabel("increment $j$")
         axes.set_ylabel("increment $i$")

@@ -66,7 +66,7 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, slopes: pd.DataFrame) -> Fig
             beside = {"xytext": (8, 0), "textcoords": "offset points"} | BESIDE
             axes.annotate(rules.growth_text(growth), (counts[-1], end), **beside)
         curves.append(updates.draw_curve(axes, curve, **looks[rule], label=_label(row)))
-        states.draw_lane(axes, curve["depth"], curve["state"], looks[rule]["color"], lane)
+        states.draw_lane(axes, curve["depth"], curve["state"], looks[rule]["color"], lane, of=curve)
     if not np.isfinite(points["update_rms"]).any():
         states.say(axes, points["state"])
     panels.count_axis(axes, counts, "loop count $N$")

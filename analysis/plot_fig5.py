@@ -1,10 +1,12 @@
 """Figure 5: does the learning rate tuned at N = 1 transfer to larger N and L?
 
     python analysis/plot_fig5.py [--runs DIR | --results DIR|FILE | --wandb ENTITY/PROJECT | --wandb-dir DIR]
-                                 [--sweep NAME] [--out DIR] [--format LIST] [--log-wandb [ENTITY/PROJECT]]
+                                 [--sweep NAME] [--whole] [--out DIR] [--format LIST] [--log-wandb [ENTITY/PROJECT]]
 
 Draws whatever has finished: figures/fig5.{pdf,png}, fig5.csv (all cells), fig5-transfer.csv and fig5-gain.csv (both
-printed too).
+printed too). Losses at far too high or low rates would flatten every curve. So the loss axis reaches as high as the
+curves of its row do within two octaves of their optima, and higher losses are triangles with their values.
+`--whole` draws them to scale.
 """
 
 import argparse
@@ -15,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.transforms import offset_copy
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import rules, script, states, style
+from analysis.plotting import marks, rules, script, states, style
 from analysis.plotting.panels import depth_text
 from analysis.plotting.style import Look
 from analysis.records import cell_axes, sources
@@ -33,25 +37,35 @@ from sweeper.records.axes import as_text, ordered
 SCRIPT = script.Script("fig5", __doc__, lays_out=None)
 FACET = ["panel", "rule", "n_layers"]
 MAX_FACETS = 12
+NEAR = 2.0  # octaves from an optimum that the loss axis always shows
+WORTHWHILE = 0.2  # of the loss axis, the least that is cut off
 TITLE_WIDTH = 50  # characters
 BAND: Look = {"alpha": 0.18, "linewidth": 0.0}
 INTERVAL: Look = {"linewidth": 1.0, "solid_capstyle": "butt", "zorder": 4.5}
 GAP: Look = {"linestyle": ":", "linewidth": 0.8}
 STAR: Look = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
 VERTEX: Look = {"marker": "|", "markersize": 15, "markeredgewidth": 1.4, "linestyle": "none", "zorder": 5}
+BEHIND = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4}
+ABOVE: Look = {"marker": "^", "markersize": 3.5, "linestyle": "none", "clip_on": False, "zorder": 6}
+VALUE: Look = {"textcoords": "offset points", "va": "center", "fontsize": 5.5, "zorder": 6, "bbox": BEHIND}
 REFERENCE: Look = {"color": style.GUIDE, "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 0.5}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the figure, write its files, print the table. Exit status 0, or 2 on a `UserError`."""
-    return script.run(SCRIPT, make, argv)
+    return script.run(SCRIPT, make, argv, add_options)
 
 
-def make(_: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How far the loss axis reaches."""
+    parser.add_argument("--whole", action="store_true", help="a loss axis that reaches the highest loss")
+
+
+def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers and the transfer table."""
     found = transfer.analyse(cells)
     points, table, gains = found.points, found.table, found.gains
-    figure = draw(cells, points, table)
+    figure = draw(cells, points, table, whole=args.whole)
     numbers = {"fig5": plotted_numbers(cells, points), "fig5-transfer": table, "fig5-gain": gains}
 
     def print_summary(console: Console) -> None:
@@ -69,8 +83,8 @@ def plotted_numbers(cells: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     return numbers.drop(columns=["reason", *sources.MEASURED_COLUMNS], errors="ignore")
 
 
-def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """The figure: a panel per facet, two to a row. The panels of a row share their loss axis."""
+def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame, *, whole: bool = False) -> Figure:
+    """The figure: a panel per facet, two to a row. The panels of a row share their loss axis, see `loss_ceiling`."""
     key = facet_key(points)
     facets = _facets(cells, points, key)
     colors = style.loop_colors(sorted(set(points["n_loops"])))
@@ -87,12 +101,16 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> Figu
         panel.set_title(title, loc="left", pad=6 + states.LANE_POINTS * len(lanes))
     for unused in grid.flat[len(facets) :]:
         unused.set_axis_off()
+    clipped = False
     for first, row in zip(range(0, len(facets), 2), grid, strict=True):
         row[0].set_ylabel("validation loss (nats/token)")
-        if not any(np.isfinite(of_facet["val_loss"]).any() for _, of_facet in facets[first : first + 2]):
+        of_row = [of_facet for _, of_facet in facets[first : first + 2]]
+        if not any(np.isfinite(of_facet["val_loss"]).any() for of_facet in of_row):
             row[0].set_yticks([])  # the default 0…1 would be taken for losses
+        if not whole:
+            clipped |= _clip(list(zip(row, of_row, strict=False)), loss_ceiling(of_row), colors)
     _add_legends(figure, points, colors)
-    style.add_footer(figure, footer(cells, table))
+    style.add_footer(figure, footer(cells, table) + ("  ·  ▲ above the axis" if clipped else ""))
     return figure
 
 
@@ -185,11 +203,12 @@ def _draw_curves(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> 
     for n in sorted(set(of_panel.loc[finite, "n_loops"])):
         curve = of_panel[of_panel["n_loops"] == n]
         losses = curve["val_loss"].where(finite)
-        axes.plot(curve.loc[losses.notna(), "base_lr"], losses.dropna(), color=colors[n], **GAP)
-        axes.plot(curve["base_lr"], losses, color=colors[n], marker=style.loop_marker(n))
-        if "margin" in curve and curve["margin"].notna().any():
-            low, high = losses - curve["margin"], losses + curve["margin"]
-            axes.fill_between(curve["base_lr"], low, high, color=colors[n], **BAND)
+        drawn = list[Artist](axes.plot(curve["base_lr"], losses, color=colors[n], marker=style.loop_marker(n)))
+        drawn += axes.plot(curve.loc[losses.notna(), "base_lr"], losses.dropna(), color=colors[n], **GAP)
+        margin = curve["margin"] if "margin" in curve else pd.Series(math.nan, index=curve.index)
+        if margin.notna().any():
+            drawn.append(axes.fill_between(curve["base_lr"], losses - margin, losses + margin, color=colors[n], **BAND))
+        marks.add(drawn, curve, curve["base_lr"], losses, low=losses - margin, high=losses + margin, name="loss")
 
 
 def _draw_optima(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> None:
@@ -198,23 +217,59 @@ def _draw_optima(axes: Axes, of_panel: pd.DataFrame, colors: dict[int, str]) -> 
     for row in of_panel[of_panel["optimum_lr"].notna()].to_dict("records"):
         if row["n_loops"] == transfer.REFERENCE_LOOPS:
             axes.axvline(row["optimum_lr"], **REFERENCE)
-        axes.plot(
-            [row["optimum_lr"]],
-            [row["optimum_loss"]],
-            **STAR,
-            color=colors[row["n_loops"]],
-            markeredgecolor="white",
-        )
-        axes.plot([row["fitted_lr"]], [row["fitted_loss"]], **VERTEX, color=colors[row["n_loops"]])
+        color = colors[row["n_loops"]]
+        drawn = axes.plot([row["optimum_lr"]], [row["optimum_loss"]], **STAR, color=color, markeredgecolor="white")
+        drawn += axes.plot([row["fitted_lr"]], [row["fitted_loss"]], **VERTEX, color=color)
         ends = np.clip([row["fitted_lr_low"], row["fitted_lr_high"]], first, last)
-        axes.plot(ends, [row["fitted_loss"]] * 2, **INTERVAL, color=colors[row["n_loops"]])
+        drawn += axes.plot(ends, [row["fitted_loss"]] * 2, **INTERVAL, color=color)
+        marks.add(drawn, of_panel[of_panel["n_loops"] == row["n_loops"]])
+
+
+def loss_ceiling(of_row: Sequence[pd.DataFrame]) -> float:
+    """Where the loss axis of a row of panels ends: the highest loss within `NEAR` of its curve's optimum (grid).
+
+    +inf if that would shorten the axis by less than `WORTHWHILE`, or without any finite loss.
+    """
+    near, spans = [], []
+    for _, curve in pd.concat(of_row).groupby([*FACET, "n_loops"]):
+        finite = curve[np.isfinite(curve["val_loss"])]
+        if len(finite):
+            octaves = np.log2(finite["base_lr"] / finite.loc[finite["val_loss"].idxmin(), "base_lr"])
+            near.append(finite.loc[octaves.abs() <= NEAR, "val_loss"].max())
+            spans.append((finite["val_loss"].min(), finite["val_loss"].max()))
+    if not near:
+        return math.inf
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    return float(max(near)) if max(near) - low < (1 - WORTHWHILE) * (high - low) else math.inf
+
+
+def _clip(row: Sequence[tuple[Axes, pd.DataFrame]], ceiling: float, colors: dict[int, str]) -> bool:
+    """End the loss axis of a row at `ceiling` and mark each loss above it. Whether there are any."""
+    above = [of_panel[np.isfinite(of_panel["val_loss"]) & (of_panel["val_loss"] > ceiling)] for _, of_panel in row]
+    if not any(map(len, above)):
+        return False
+    low = row[0][0].get_ylim()[0]
+    row[0][0].set_ylim(low, ceiling + style.Y_MARGIN * (ceiling - low))
+    for (axes, _), points in zip(row, above, strict=True):
+        middle = math.sqrt(math.prod(axes.get_xlim()))
+        for rate, at_rate in points.groupby("base_lr"):
+            right = float(str(rate)) > middle  # the value stands on the side where there is room
+            for place, (_, point) in enumerate(at_rate.sort_values("val_loss", ascending=False).iterrows()):
+                loss, color = point["val_loss"], colors[point["n_loops"]]
+                top = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=-3 - 6.5 * place, units="points")
+                mark = Line2D([rate], [1.0], color=color, **ABOVE, transform=top)
+                axes.add_artist(mark)
+                beside: Look = {"xytext": (-4 if right else 4, 0), "ha": "right" if right else "left"}
+                text = axes.annotate(f"{loss:.2f}", (rate, 1.0), xycoords=top, color=color, **VALUE, **beside)
+                marks.add([mark, text], points.loc[[point.name]], [rate], [1.0], values=[loss], name="loss")
+    return True
 
 
 def _draw_states(axes: Axes, of_panel: pd.DataFrame, lanes: Sequence[int], colors: dict[int, str]) -> None:
     """Above the panel, a lane per N in `lanes`: a mark at each rate that lacks a finite loss of a seed."""
     for lane, n in enumerate(lanes):
         curve = of_panel[of_panel["n_loops"] == n]
-        states.draw_lane(axes, curve["base_lr"], curve["state"], colors[n], lane)
+        states.draw_lane(axes, curve["base_lr"], curve["state"], colors[n], lane, of=curve)
 
 
 def _add_legends(figure: Figure, points: pd.DataFrame, colors: dict[int, str]) -> None:

@@ -72,7 +72,7 @@ def draw(cells: pd.DataFrame, matrices: Mapping[int, cosines.Matrix | None]) -> 
             states.say(axes, at_depth["state"], otherwise="no read-outs in these runs")
             axes.set(xticks=[], yticks=[])
         else:
-            cosines.draw_matrix(axes, matrix)
+            cosines.draw_matrix(axes, matrix, at_depth[["panel", "n_layers", "n_loops", "base_lr"]])
         first = at_depth.iloc[0]
         depth = panels.depth_text(first["n_layers"], first["depth_multiplier"])
         axes.set_title(f"{depth}\n$N={first['n_loops']}$, {trained.rate_text(at_depth)}", loc="left")

@@ -11,13 +11,14 @@ import argparse
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
-from analysis.plotting import panels, script, states, style, trained
+from analysis.plotting import marks, panels, script, states, style, trained
 from analysis.records import sources
 from analysis.stats.growth import fold_range
 
@@ -95,8 +96,10 @@ def _draw_panel(axes: Axes, norms: pd.DataFrame, colors: dict[int, str]) -> None
         curve = norms[norms["n_loops"] == n].dropna(subset="loop_step").groupby("loop_step")["norm"]
         mean, error = curve.mean(), curve.sem().fillna(0.0)
         steps = mean.index.to_numpy(dtype=float)
-        axes.plot(steps, mean, color=colors[n], marker=style.loop_marker(n))
-        axes.fill_between(steps, mean - error, mean + error, color=colors[n], alpha=0.2, linewidth=0)
+        drawn = list[Artist](axes.plot(steps, mean, color=colors[n], marker=style.loop_marker(n)))
+        drawn.append(axes.fill_between(steps, mean - error, mean + error, color=colors[n], alpha=0.2, linewidth=0))
+        of = norms.loc[norms["n_loops"] == n, ["panel", "n_layers", "n_loops", "base_lr"]]
+        marks.add(drawn, of.iloc[[0] * len(steps)], steps, mean, name="norm after a loop step")
 
 
 def print_final(final: pd.DataFrame, console: Console) -> None:

@@ -60,7 +60,7 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame) -> Figure:
             curve = of_panel[of_panel["updates"] == step]
             updates.draw_curve(axes, curve, color=color, marker="o", markersize=2.2, linewidth=1.0)
         last = of_panel[of_panel["updates"] == max(colors)]
-        states.draw_lane(axes, last["depth"], last["state"], style.INK)
+        states.draw_lane(axes, last["depth"], last["state"], style.INK, of=last)
         if not np.isfinite(of_panel["update_rms"]).any():
             states.say(axes, last["state"])
         panels.count_axis(axes, of_panel["depth"], "loop count $N$")

@@ -24,7 +24,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, script, stabilisers, states, style, trained
+from analysis.plotting import marks, panels, script, stabilisers, states, style, trained
 from analysis.plotting.stabilisers import Stabiliser
 from analysis.records import sources
 from analysis.stats import instability
@@ -39,6 +39,8 @@ SHOWN_LOOPS = (6, 9, 12)
 RUN = [*STABILISER, "n_loops", "base_lr", "seed", "fate", "run_id"]
 MEASURES = ("norm_growth_decades", "grad_norm_std")
 OVERLAYS = {"loss": "training loss\n(nats/token)", "norm": "stream norm,\nlast loop"}
+NAMED_VALUES = {"loss": "training loss", "norm": "stream norm"}
+POINTED = 8  # of the steps of a line, every so many can be pointed at in the report
 PER_ROW, LEGEND_COLUMNS = 8, 5
 LEFT, BAR_ROOM, TALL, SHORT, GAP, NAMED = 0.72, 0.62, 1.25, 0.78, 0.08, 0.32  # inches
 END: style.Look = {"marker": "x", "markersize": 4.5, "markeredgewidth": 1.2, "linestyle": "none", "zorder": 5}
@@ -238,9 +240,11 @@ def _draw_lines(axes: Axes, lines: pd.DataFrame, quantity: str, looks: dict[Stab
     for (architecture, rule, _), line in lines.groupby(["architecture", "rule", "run_id"], sort=False):
         look = looks[str(architecture), str(rule)]
         known = line[line[quantity].notna()]
-        axes.plot(known["step"], known[quantity], **_line_of(look), linewidth=0.9)
+        drawn = axes.plot(known["step"], known[quantity], **_line_of(look), linewidth=0.9)
         if len(known) and line["fate"].iloc[0] == COLLAPSED:
-            axes.plot(known["step"].iloc[-1:], known[quantity].iloc[-1:], **END, color=look["color"])
+            drawn += axes.plot(known["step"].iloc[-1:], known[quantity].iloc[-1:], **END, color=look["color"])
+        pointed = known.iloc[::POINTED]
+        marks.add(drawn, pointed, pointed["step"], pointed[quantity], name=NAMED_VALUES[quantity])
 
 
 def _say_missing(axes: Axes, runs: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,7 +22,7 @@ from matplotlib.transforms import blended_transform_factory
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, script, stabilisers, states, style, trained
+from analysis.plotting import marks, panels, script, stabilisers, states, style, trained
 from analysis.records import sources
 from analysis.stats.collapse import STABILISER
 from analysis.stats.stabilisers import COLLAPSED, CURVE, best_table, of_sweep
@@ -151,14 +152,16 @@ def _draw_panel(axes: Axes, losses: pd.DataFrame, colors: dict[float, str], high
         mean, low, top = (
             of.replace(np.inf, math.nan).to_numpy() for of in (grouped.mean(), grouped.min(), grouped.max())
         )
-        axes.plot(x, mean, color=colors[n], marker="o", **LINE)
-        axes.fill_between(x, low, top, color=colors[n], alpha=0.2, linewidth=0)
+        drawn = list[Artist](axes.plot(x, mean, color=colors[n], marker="o", **LINE))
+        drawn.append(axes.fill_between(x, low, top, color=colors[n], alpha=0.2, linewidth=0))
         beyond = ~(mean <= high)
-        axes.plot(x[beyond], np.ones(beyond.sum()), color=colors[n], transform=at_top, **OUTSIDE)
+        drawn += axes.plot(x[beyond], np.ones(beyond.sum()), color=colors[n], transform=at_top, **OUTSIDE)
         own = x == n
         collapsed = (of_count["fate"] == COLLAPSED).any()
         marker = "X" if collapsed else style.loop_marker(n)
-        axes.plot(x[own], mean[own], color=colors[n], marker=marker, **OWN)
+        drawn += axes.plot(x[own], mean[own], color=colors[n], marker=marker, **OWN)
+        of = of_count[["architecture", "rule", "n_loops", "base_lr"]].iloc[[0] * len(x)]
+        marks.add(drawn, of, x, np.where(beyond, math.nan, mean), name="loss")
 
 
 def _say_missing(axes: Axes, runs: pd.DataFrame, losses: pd.DataFrame) -> None:

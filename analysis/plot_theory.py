@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analysis.plotting import panels, rules, script, states, style
+from analysis.plotting import marks, panels, rules, script, states, style
 from analysis.records import cell_axes, sources
 from analysis.stats.growth import estimate_text, fitted_growth
 from analysis.stats.transfer import FINISHED
@@ -143,7 +143,9 @@ def _draw_energy(axes: Axes, draws: pd.DataFrame, exponents: pd.DataFrame) -> No
         formula = rules.loop_formula(rule, "N")
         mean = draws[draws["panel"] == row["panel"]].groupby("n_loops")["branch_energy"].mean().dropna()
         power = estimate_text(row["slope"], row["slope_sem"], ".3f").replace(" ± ", r"\pm ")
-        axes.plot(mean, **style.RULE_LOOKS[rule], label=f"{name}, {formula}\n$N^p$, $p={power}$")
+        drawn = axes.plot(mean, **style.RULE_LOOKS[rule], label=f"{name}, {formula}\n$N^p$, $p={power}$")
+        of = pd.DataFrame({"panel": row["panel"], "n_loops": mean.index})
+        marks.add(drawn, of, mean.index, mean, name="energy")
         if len(mean):
             line = float(mean.iloc[0]) * (mean.index.to_numpy() / mean.index[0]) ** theory
             axes.plot(mean.index, line, color=style.INK, linestyle=(0, (4, 3)), linewidth=0.8)
@@ -171,7 +173,10 @@ def _draw_alphas(axes: Axes, beside: Axes, draws: pd.DataFrame, exponents: pd.Da
         verdict = ", bounded" if row["bounded"] is True else ""
         slope = estimate_text(row["slope"], row["slope_sem"], ".2f" if abs(row["slope"]) < 10 else ".0f")
         label = rf"$\alpha={row['alpha']:g}$: {slope}{verdict}"
-        axes.plot(mean, color=colors[row["alpha"]], marker="o", markersize=2.6, label=label)
+        drawn = axes.plot(mean, color=colors[row["alpha"]], marker="o", markersize=2.6, label=label)
+        of = of_panel.loc[of_panel["alpha"] == row["alpha"], ["panel", "rule", "n_loops"]].drop_duplicates()
+        of = of.set_index("n_loops").loc[mean.index].reset_index()
+        marks.add(drawn, of, mean.index, mean, name="R")
     if of_panel["residual_rms"].isna().all():
         states.say(axes, of_panel["state"])
         axes.set_yticks([])
@@ -191,7 +196,11 @@ def _draw_factors(axes: Axes, of_panel: pd.DataFrame) -> None:
         axes.set(xticks=[], yticks=[])
         return
     table = of_panel.groupby(["n_layers", "n_loops"])["residual_rms"].mean().unstack("n_loops")
-    axes.imshow(table, cmap=style.LOOP_COLORMAP, norm=R_SCALE, origin="lower", aspect="auto")
+    image = axes.imshow(table, cmap=style.LOOP_COLORMAP, norm=R_SCALE, origin="lower", aspect="auto")
+    places = pd.DataFrame([(n_layers, n_loops) for n_layers in table.index for n_loops in table.columns])
+    of = places.set_axis(["n_layers", "n_loops"], axis=1).assign(panel=of_panel["panel"].iloc[0])
+    rows, columns = np.indices(table.shape).reshape(2, -1)
+    marks.add([image], of, columns, rows, values=table.to_numpy().ravel(), name="R")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

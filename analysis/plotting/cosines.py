@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.plotting import style
+from analysis.plotting import marks, style
 
 Matrix = NDArray[np.float64]
 SCALE = Normalize(-1.0, 1.0)
@@ -51,11 +51,20 @@ def long_table(matrix: Matrix | None) -> pd.DataFrame:
     return pd.DataFrame({"i": i.ravel() + 1, "j": j.ravel() + 1, "cosine": matrix.ravel()})
 
 
-def draw_matrix(axes: Axes, matrix: Matrix) -> None:
-    """A square heat map with the first increment at the lower left, values in the cells if these are large enough."""
+def draw_matrix(axes: Axes, matrix: Matrix, of: pd.DataFrame) -> None:
+    """A square heat map with the first increment at the lower left, values in the cells if these are large enough.
+
+    `of` has one row, which tells its runs, see `marks.add`.
+    """
     count = len(matrix)
     edges = (0.5, count + 0.5, 0.5, count + 0.5)
-    axes.imshow(matrix, cmap=style.SIGNED_COLORMAP, norm=SCALE, origin="lower", extent=edges)
+    image = axes.imshow(matrix, cmap=style.SIGNED_COLORMAP, norm=SCALE, origin="lower", extent=edges)
+    i, j = (np.indices(matrix.shape) + 1).reshape(2, -1)
+    if count > ANNOTATED:  # too small to point at: the middle stands for all
+        i = j = np.array([(count + 1) / 2])
+    values = matrix.ravel() if count <= ANNOTATED else [off_diagonal(matrix).mean]
+    name = "cosine" if count <= ANNOTATED else "mean cosine off the diagonal"
+    marks.add([image], of.iloc[[0] * len(i)], j, i, values=values, name=name)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

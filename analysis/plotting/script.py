@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from analysis import figures
-from analysis.plotting import style
+from analysis.plotting import marks, style
 from analysis.records import cell_axes, sources
 from analysis.stats.transfer import FINISHED
 from sweeper.errors import UserError
@@ -76,7 +76,10 @@ def run(
             cell_axes.refuse_beyond(cells, script.lays_out)
         with style.context():
             drawing = make(args, cells)
-            files = style.save(drawing.figure, args.out, script.name, args.formats)
+            recorded = marks.record(drawing.figure, cells)  # names artists, so before they are drawn
+            files = style.save(drawing.figure, args.out, script.name, [one for one in args.formats if one != "json"])
+        if "json" in args.formats:
+            files.append(style.save_json(recorded, args.out, script.name))
         files += [style.save_csv(table, args.out, name) for name, table in drawing.tables.items()]
         sources.log_figure(args, cells, files)
     except UserError as error:

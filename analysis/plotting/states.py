@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
-from analysis.plotting import style
+from analysis.plotting import marks, style
 
 STATE_MARKERS = {
     "diverged": "x",
@@ -39,15 +39,21 @@ def draw_lane(
     color: str,
     lane: int = 0,
     points: float = LANE_POINTS,
+    of: pd.DataFrame | None = None,
 ) -> None:
-    """A mark above the panel at each x position whose state is not `done`. Lanes count upwards, `points` apart."""
+    """A mark above the panel at each x position whose state is not `done`. Lanes count upwards, `points` apart.
+
+    `of` says what they are the states of, as in `marks.add`.
+    """
     height = 5 + points * lane
     above = offset_copy(axes.get_xaxis_transform(), axes.figure.figure, y=height, units="points")
     for state, marker in STATE_MARKERS.items():
         at = positions[states == state]
-        marks = Line2D(at, [1.0] * len(at), **MARK, marker=marker, color=color, transform=above)
-        marks.set_clip_on(False)
-        axes.add_artist(marks)  # unlike add_line, does not change the limits of the axes
+        drawn = Line2D(at, [1.0] * len(at), **MARK, marker=marker, color=color, transform=above)
+        drawn.set_clip_on(False)
+        axes.add_artist(drawn)  # unlike add_line, does not change the limits of the axes
+        if of is not None and len(at):
+            marks.add([drawn], of[(states == state).to_numpy()], at, [1.0] * len(at))
 
 
 def add_legend(figure: Figure, states: "pd.Series[str]", lead: str) -> None:
@@ -55,14 +61,14 @@ def add_legend(figure: Figure, states: "pd.Series[str]", lead: str) -> None:
     counts = states.value_counts()
     if not any_left(states):
         return
-    marks = [Line2D([], [], linestyle="none", label=lead)]
-    marks += [
+    keys = [Line2D([], [], linestyle="none", label=lead)]
+    keys += [
         Line2D([], [], **MARK, marker=marker, color=style.INK, label=f"{state} ({counts[state]})")
         for state, marker in STATE_MARKERS.items()
         if state in counts
     ]
     above_footer = (0.5, 0.2 / figure.get_figheight())
-    figure.legend(handles=marks, loc="lower center", bbox_to_anchor=above_footer, ncols=len(marks))
+    figure.legend(handles=keys, loc="lower center", bbox_to_anchor=above_footer, ncols=len(keys))
 
 
 def count_text(states: Iterable[str]) -> str:

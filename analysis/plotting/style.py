@@ -3,10 +3,11 @@
 The same input gives the same bytes: fonts are those that matplotlib ships, and no file has a date in it.
 """
 
+import json
 import math
 import multiprocessing
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -27,6 +28,7 @@ FOOTER_SIZE = 7.0  # points
 INK = "#222222"
 MUTED = "#6b6b6b"
 GUIDE = "#b5b5b5"
+Y_MARGIN = 0.08  # of the height of a panel, for the marks of the optima
 # Perceptually uniform and safe for the colour-blind. Its light end is too faint for lines on white.
 LOOP_COLORMAP = "viridis_r"
 LOOP_COLORMAP_RANGE = (0.2, 1.0)
@@ -86,7 +88,7 @@ _RC: dict[str, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "axes.linewidth": 0.7,
-    "axes.ymargin": 0.08,  # room for the marks of the optima
+    "axes.ymargin": Y_MARGIN,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -232,6 +234,14 @@ def save_csv(table: pd.DataFrame, out: Path, stem: str) -> Path:
     file = out / f"{stem}.csv"
     with writing_to(out):
         table.to_csv(file, index=False, lineterminator="\n")
+    return file
+
+
+def save_json(values: Mapping[str, Any], out: Path, stem: str) -> Path:
+    """Write `out/stem.json`. Raises `UserError` as `save` does."""
+    file = out / f"{stem}.json"
+    with writing_to(out):
+        file.write_text(json.dumps(values, separators=(",", ":")) + "\n")
     return file
 
 

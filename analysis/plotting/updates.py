@@ -11,7 +11,7 @@ from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 from rich.table import Column, Table
 
-from analysis.plotting import rules, style
+from analysis.plotting import marks, rules, style
 from analysis.stats import probe
 from analysis.stats.growth import estimate_text
 
@@ -23,7 +23,10 @@ def draw_curve(axes: Axes, curve: pd.DataFrame, **look: Any) -> ErrorbarContaine
     """Mean ± SEM of `update_rms` over seeds against N, without the points that have no finite mean."""
     finite = curve[np.isfinite(curve["update_rms"])]
     error = finite["update_rms_sem"].fillna(0.0)
-    return axes.errorbar(finite["depth"], finite["update_rms"], error, elinewidth=0.9, capsize=1.6, **look)
+    drawn = axes.errorbar(finite["depth"], finite["update_rms"], error, elinewidth=0.9, capsize=1.6, **look)
+    name = f"RMS change in step {curve['updates'].iloc[0]}"
+    marks.add(drawn.get_children(), finite, finite["depth"], finite["update_rms"], name=name)
+    return drawn
 
 
 def draw_reference(axes: Axes, exponent: float, counts: Sequence[int], anchor: float) -> float:

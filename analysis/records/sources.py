@@ -5,6 +5,7 @@ This module and `analysis.records.cell_axes` are the only ones of `analysis` tha
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from sweeper.records.axes import PLAIN, as_text
 from sweeper.run.spec import kind_of
 
 if TYPE_CHECKING:
+    from sweeper.records.run_dir import RunDir
     from sweeper.tracking.tables import MirroredSweep
 
 STATES = ("pending", "running", "done", "diverged", "failed", "timeout", "preempted", "held", "lost")
-FORMATS = ("pdf", "png")  # by default; the report also asks for SVG
-ALL_FORMATS = (*FORMATS, "svg")
+FORMATS = ("pdf", "png")  # by default; the report asks for SVG and for JSON
+ALL_FORMATS = (*FORMATS, "svg", "json")
 COLUMN_TYPES = {
     "sweep": "str",
     "experiment": "str",
@@ -72,7 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
     log_help = "log the figure to its sweep on a wandb server; without a name to offline files in wandb/"
     add("--log-wandb", nargs="?", const="", metavar="ENTITY/PROJECT", help=log_help)
-    formats_help = "comma list of pdf, png, svg (default: pdf,png); the CSV is always written"
+    formats_help = (
+        "comma list of pdf, png, svg, json (default: pdf,png); the CSV is always written. json: where in the SVG each "
+        "point is, and which runs it shows"
+    )
     add("--format", type=parse_formats, default=FORMATS, metavar="LIST", dest="formats", help=formats_help)
 
 
@@ -297,3 +302,49 @@ def _refuse_rows(cells: pd.DataFrame, wrong: "pd.Series[bool]", why: str) -> Non
 
 def _first_line(error: BaseException) -> str:
     return str(error).split("\n", 1)[0]
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """What a run's own directory says beside its cell. Empty or NaN where it does not.
+
+    Attributes:
+        tokens: of the whole training.
+        hours: wall time of all steps and validations.
+        machine, commit: that finished it.
+        data: hash of its data manifest.
+        log: the last lines that it printed, if it failed.
+    """
+
+    tokens: float = math.nan
+    hours: float = math.nan
+    machine: str = ""
+    commit: str = ""
+    data: str = ""
+    log: str = ""
+
+
+def run_details(runs: Path, run_ids: Iterable[str]) -> dict[str, RunDetails]:
+    """The details of local runs, by id."""
+    from sweeper.records.run_dir import RunDir
+
+    return {run_id: _details(RunDir(runs / run_id)) for run_id in run_ids}
+
+
+def _details(rundir: "RunDir") -> RunDetails:
+    result, failure = rundir.result() or {}, rundir.failure() or {}
+    try:
+        config, _ = rundir.load()
+    except UserError:  # restored from records, or of another version
+        config = None
+    origin = result.get("provenance", {})
+    seconds = [value for key, value in result.get("seconds", {}).items() if key != "cpu"]
+    machine = origin.get("gpu", origin.get("processor", ""))
+    return RunDetails(
+        tokens=getattr(config, "total_tokens", math.nan),
+        hours=math.fsum(seconds) / 3600 if seconds else math.nan,
+        machine=", ".join(machine) if isinstance(machine, list) else str(machine),
+        commit=", ".join(map(str, commit)) if isinstance(commit := origin.get("commit", ""), list) else str(commit),
+        data=getattr(config, "data", ""),
+        log="\n".join(failure.get("log") or (rundir.log_tail(20) if failure else [])),
+    )

@@ -5,9 +5,10 @@ import io
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,11 +28,22 @@ def at_tuned_rate(records: Records) -> list[str]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn figure; without an `svg`, `problem` is the error of its script."""
+    """A drawn figure; without an `svg`, `problem` is the error of its script.
+
+    Attributes:
+        key: unique in the page.
+        points: where its points are and which runs they show, JSON of `analysis.plotting.marks.record`.
+        command: redraws it.
+        whole: the same without a clipped axis, if it has one.
+    """
 
     figure: FigureRow
     svg: str
     problem: str = ""
+    key: str = ""
+    points: str = ""
+    command: str = ""
+    whole: "Drawing | None" = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ def draw_all(places: Mapping[str, Records]) -> dict[str, list[Drawing]]:
     # Forked, because a fresh interpreter takes longer to import than to draw.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         drawn = {key: [pool.submit(_draw, task) for task in of_place] for key, of_place in tasks.items()}
-        return {key: [one for future in futures for one in future.result()] for key, futures in drawn.items()}
+        return {key: [future.result() for future in futures] for key, futures in drawn.items()}
 
 
 def _tasks(records: Records, prefix: str) -> list[_Task]:
@@ -66,17 +78,31 @@ def _tasks(records: Records, prefix: str) -> list[_Task]:
     ]
 
 
-def _draw(task: _Task) -> list[Drawing]:
+def _draw(task: _Task) -> Drawing:
+    drawing = _run(task)
+    if not task.figure.clips or drawing.problem:
+        return drawing
+    whole = _run(replace(task, argv=[*task.argv, "--whole"], prefix=f"{task.prefix}-whole"))
+    return drawing if whole.points == drawing.points else replace(drawing, whole=whole)
+
+
+def _run(task: _Task) -> Drawing:
     printed, errors = io.StringIO(), io.StringIO()
+    command = shlex.join(["python", f"analysis/plot_{task.figure.name}.py", *task.argv])
     with TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            status = task.figure.module().main([*task.argv, "--out", folder, "--format", "svg"])
+            status = task.figure.module().main([*task.argv, "--out", folder, "--format", "svg,json"])
         if status != 0:
-            return [Drawing(task.figure, "", errors.getvalue().strip().removeprefix("error: "))]
-        return [
-            Drawing(task.figure, embedded(file.read_text(), f"{task.prefix}-{number}", task.figure.title))
-            for number, file in enumerate(sorted(Path(folder).glob("*.svg")))
-        ]
+            problem = errors.getvalue().strip().removeprefix("error: ")
+            return Drawing(task.figure, "", problem, task.prefix, command=command)
+        svg, points = (Path(folder, f"{task.figure.name}.{suffix}").read_text() for suffix in ("svg", "json"))
+    return Drawing(
+        task.figure,
+        embedded(svg, task.prefix, task.figure.title),
+        key=task.prefix,
+        points=points.strip().replace("</", "<\\/"),
+        command=command,
+    )
 
 
 def embedded(svg: str, prefix: str, label: str) -> str:

@@ -7,6 +7,7 @@ Reads the newest sweeps of this machine and all stored results. Writes figures/r
 """
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -22,24 +23,33 @@ from analysis.plotting import style
 from analysis.records.result_sets import Records, find_records
 from analysis.report import gallery, tables
 from analysis.report.gallery import Drawing
+from analysis.report.runs import relative, run_table
 from analysis.report.tables import Table
 from sweeper.errors import UserError
 from sweeper.files import check_writable, check_writable_file
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = Path(__file__).resolve().parents[1]
 MARKER = "<!-- verdicts -->\n"
 RESULTS_PAGE = Path("docs") / "results.md"
 
 
 @dataclass(frozen=True)
 class Section:
-    """All parts of a report about one place and preset."""
+    """All parts of a report about one place and preset.
+
+    Attributes:
+        links: by figure, the name and the address of its script and of its records.
+        runs: JSON of `run_table`.
+    """
 
     anchor: str
     preset: str
     place: str
     findings: dict[str, Finding]
     drawings: list[Drawing]
+    links: dict[str, list[tuple[str, str]]]
+    runs: str
     optima: list[Table]
     progress: Table
     unfinished: Table
@@ -69,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(f"--out {args.out}", args.out)
         places = {f"s{n}": records for n, records in enumerate(find_records(args.runs, args.results), start=1)}
         drawings = gallery.draw_all(places)
-        sections = [section(records, key, drawings[key]) for key, records in places.items()]
+        sections = [section(records, key, drawings[key], args.out) for key, records in places.items()]
         files = write(sections, args.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -81,19 +91,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def section(records: Records, anchor: str, drawings: list[Drawing]) -> Section:
-    """Judge and tabulate `records`. `anchor` is an id that is unique in the page."""
+def section(records: Records, anchor: str, drawings: list[Drawing], out: Path) -> Section:
+    """Judge and tabulate `records`. `anchor` is an id that is unique in the page, which is to be in `out`."""
     return Section(
         anchor,
         records.preset,
         records.place,
         {claim.id: finding for claim, finding in assess(records)},
         drawings,
+        {one.key: _links(records, one, out) for one in drawings},
+        json.dumps(run_table(records, out), separators=(",", ":")).replace("</", "<\\/"),
         list(tables.optimum_tables(records)),
         tables.progress_table(records),
         tables.unfinished_table(records),
         tables.provenance_table(records),
     )
+
+
+def _links(records: Records, drawing: Drawing, out: Path) -> list[tuple[str, str]]:
+    """The script and the records of a figure."""
+    option, place, *_ = records.arguments[drawing.figure.experiment]
+    script = SCRIPTS / f"plot_{drawing.figure.name}.py"
+    if option != "--results":
+        return [(script.name, relative(script, out)), (f"{place}/", relative(Path(place), out))]
+    directory = Path(place) if Path(place).is_dir() else Path(place).parent
+    files = [directory / f"{name}.parquet" for name in ("cells", *drawing.figure.tables)]
+    return [(script.name, relative(script, out)), *((str(file), relative(file, out)) for file in files)]
 
 
 def write(sections: Sequence[Section], out: Path) -> list[Path]:
@@ -102,7 +125,7 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
     Raises:
         UserError: if they cannot be written.
     """
-    sections = sections or [section(Records("no records", "nothing here yet"), "s0", [])]
+    sections = sections or [section(Records("no records", "nothing here yet"), "s0", [], out)]
     files = [out / "report.html", out / "report.md"]
     with style.writing_to(out):
         for file in files:
@@ -120,7 +143,7 @@ def write_verdicts(readme: Path, results: Path) -> None:
     parts = {file: _around_markers(file) for file in files}
     for file in files:
         check_writable_file(f"--readme: {file}", file)
-    sections = [section(one, "", []) for one in find_records(None, results)]
+    sections = [section(one, "", [], readme.parent) for one in find_records(None, results)]
     for file, template in files.items():
         before, after = parts[file]
         text = render(template, sections).strip("\n")

@@ -1,6 +1,7 @@
 """Figure 5 from synthetic sweeps: it draws whatever there is, says what is missing, and never needs torch."""
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from analysis import plot_fig5
 from analysis.plotting import style
-from analysis.stats.transfer import average_seeds, pooled_noise, transfer_table, with_margins
+from analysis.stats.transfer import analyse, average_seeds, pooled_noise, transfer_table, with_margins
 from sweeper.records.sweep_manifest import Sweep
 
 REPOSITORY = Path(__file__).parents[2]
@@ -157,7 +158,7 @@ def test_every_value_of_a_further_axis_has_a_panel_that_names_it(cell_table: Cel
     cells = varied(cell_table(), optimizer__weight_decay=(0.1, 0.0))
     cells = cells[cells["panel"].isin(["a", "b"])]
     with style.context():
-        figure = plot_fig5.make(argparse.Namespace(), cells).figure
+        figure = plot_fig5.make(argparse.Namespace(whole=False), cells).figure
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert [(title[:3], title.split("\n")[1]) for title in titles] == [
         (f"({panel})", f"optimizer.weight_decay={value}") for panel in "ab" for value in ("0", "0.1")
@@ -176,7 +177,7 @@ def test_two_exponents_of_one_panel_are_two_panels_of_the_figure(cell_table: Cel
     cells = cell_table().query("panel == 'b'")
     both = pd.concat([cells.assign(rule=f"alpha={alpha} beta=0.5") for alpha in (0.75, 1)])
     with style.context():
-        figure = plot_fig5.make(argparse.Namespace(), both).figure
+        figure = plot_fig5.make(argparse.Namespace(whole=False), both).figure
     assert ["alpha=0.75 " in axes.get_title(loc="left") for axes in figure.axes] == [True, False]
     for line in (line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 8):
         assert (np.diff(np.asarray(line.get_xdata(), dtype=float)) > 0).all()
@@ -237,3 +238,65 @@ def test_script_runs_alone(cell_table: CellTable, tmp_path: Path) -> None:
     command = ["analysis/plot_fig5.py", "--results", str(tmp_path), "--out", str(tmp_path), "--format", "png"]
     subprocess.run([sys.executable, *command], check=True, cwd=REPOSITORY, capture_output=True)
     assert (tmp_path / "fig5.png").stat().st_size > 0
+
+
+def outlying(cell_table: CellTable) -> pd.DataFrame:
+    """Sound cells, but a loss of 9 at the lowest rate of one curve, three octaves from its optimum."""
+    cells = cell_table()
+    cells.loc[(cells["panel"] == "a") & (cells["n_loops"] == 8) & (cells["base_lr"] == 5e-4), "val_loss"] = 9.0
+    return cells
+
+
+def loss_axes(cells: pd.DataFrame, **options: bool) -> list[tuple[float, float]]:
+    found = analyse(cells)
+    with style.context():
+        figure = plot_fig5.draw(cells, found.points, found.table, **options)
+    return [axes.get_ylim() for axes in figure.axes]
+
+
+def test_one_far_loss_does_not_flatten_its_row_and_is_told_with_its_value(
+    cell_table: CellTable, tmp_path: Path
+) -> None:
+    cells = outlying(cell_table)
+    clipped, sound, whole = loss_axes(cells), loss_axes(cell_table()), loss_axes(cells, whole=True)
+    assert clipped[0][1] < sound[0][1] + 0.1
+    assert clipped[0] == clipped[1]  # a row shares its axis
+    assert clipped[2:] == sound[2:]
+    assert whole[0][1] > 9.0
+    drawn = json.loads((plot(cells, tmp_path, "--format", "svg,json") / "fig5.json").read_text())
+    above = [point for curve in drawn["curves"] for point in curve["points"] if point[2] == 9.0 and "line" not in curve]
+    [(x, y, *_)] = above
+    assert 0 < x < drawn["size"][0]
+    assert 0 < y < drawn["size"][1] / 2
+
+
+def test_clipping_changes_no_number(cell_table: CellTable, tmp_path: Path) -> None:
+    cells = outlying(cell_table)
+    clipped, whole = plot(cells, tmp_path / "clipped"), plot(cells, tmp_path / "whole", "--whole")
+    for name in (name for name in FILES if name.endswith(".csv")):
+        assert (clipped / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_json_tells_where_each_point_is_and_which_runs_it_shows(
+    cell_table: CellTable, with_state: WithState, tmp_path: Path
+) -> None:
+    cells = with_state(cell_table(seeds=(0, 1)), "panel == 'b' and n_loops == 8 and base_lr > 2e-3", "failed")
+    out = plot(cells, tmp_path, "--format", "svg,json")
+    drawn, svg = json.loads((out / "fig5.json").read_text()), (out / "fig5.svg").read_text()
+    shown: dict[str, set[str]] = {}
+    for curve in drawn["curves"]:
+        assert all(f'id="{name}"' in svg for name in curve["ids"])
+        for x, y, value, _, _, runs, labels in curve["points"]:
+            of = cells[cells["run_id"].isin([drawn["runs"][run] for run in runs])]
+            place = {"η0": of["base_lr"].iloc[0], "N": of["n_loops"].iloc[0], "L": of["n_layers"].iloc[0]}
+            assert {name: float((curve["labels"] | labels)[name]) for name in place} == place
+            assert len(of.drop_duplicates("run_id")) == 2
+            if value is None:
+                assert set(of["state"]) == {"failed"}
+            else:
+                assert value == pytest.approx(of.drop_duplicates("run_id")["val_loss"].mean(), abs=1e-6)
+                offset, slope = curve["line"]
+                assert y == pytest.approx(offset + slope * value, abs=0.02)
+            assert 0 < x < drawn["size"][0]
+            shown.setdefault(curve["labels"]["panel"], set()).update(of["run_id"])
+    assert set().union(*shown.values()) == set(cells["run_id"])

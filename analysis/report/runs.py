@@ -1,0 +1,87 @@
+"""What the page shows of each run when one of its points is pointed at."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.plotting.trained import PRESETS
+from analysis.records import sources
+from analysis.records.result_sets import Records
+from analysis.report.retrain import command
+from sweeper.records.axes import PLAIN
+
+LOGGED = ("failed", "timeout", "lost")  # states of which the end of the log is in the page
+
+
+def run_table(records: Records, out: Path) -> dict[str, Any]:
+    """Every run of a place, by experiment and id, and what the runs of one sweep share.
+
+    Args:
+        records: of the place.
+        out: the page's directory; links are relative to it.
+
+    Returns:
+        By experiment: name, machine, commit, data and link of its sweep, `hours` of a run on average, and `runs`. They
+        have by id seed, state, loss (nats per token), step, steps, tokens, hours, command, reason, and what the run
+        itself knows: machine, commit, data, link, log. None where it is not recorded.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for experiment, cells in records.cells.items():
+        origin = records.provenance.get(experiment, {})
+        option, place, *_ = records.arguments[experiment]
+        runs: dict[str, list[Any]] = {}
+        found[experiment] = {
+            "name": str(cells["sweep"].iloc[0]),
+            "machine": ", ".join(origin.get("processor", [])),
+            "commit": ", ".join(commit[:10] for commit in origin.get("commit", []) if commit != "None"),
+            "data": str(origin.get("values", {}).get("data", "")),
+            "link": relative(Path(place) / "cells.parquet" if option == "--results" else Path(place), out),
+            "hours": origin["run_hours"] / origin["finished"] if origin.get("finished") else None,
+            "runs": runs,
+        }
+        details = sources.run_details(Path(place), cells["run_id"].unique()) if option == "--runs" else {}
+        tokens_a_step = _tokens_a_step(str(cells["preset"].iloc[0]), origin.get("values", {}))
+        for row in cells.drop_duplicates("run_id").to_dict("records"):
+            cell: dict[str, Any] = {"architecture": PLAIN, **{str(name): value for name, value in row.items()}}
+            known = details.get(cell["run_id"], sources.RunDetails())
+            recorded = cell.get("step_seconds", math.nan) / 3600
+            trained = not math.isnan(cell["val_loss"]) or records.cells[experiment]["val_loss"].notna().any()
+            tokens = known.tokens if not math.isnan(known.tokens) else tokens_a_step * cell["steps"]
+            hours = known.hours if not math.isnan(known.hours) else recorded
+            own = [known.machine, known.commit[:10], known.data]
+            own.append(relative(Path(place) / cell["run_id"], out) + "/" if details else "")
+            own.append(known.log if cell["state"] in LOGGED else "")
+            runs[cell["run_id"]] = [
+                *(_plain(cell[name]) for name in ("seed", "state", "val_loss", "step", "steps")),
+                _plain(tokens if trained else math.nan),
+                _plain(hours),
+                command(cell, str(origin.get("command", ""))),
+                cell["reason"],
+                *(own if any(own) else []),
+            ]
+    return found
+
+
+def relative(path: Path, out: Path) -> str:
+    """A path as the page in `out` links to it."""
+    return Path(os.path.relpath(path.absolute(), out.absolute())).as_posix()
+
+
+def _tokens_a_step(preset: str, values: Mapping[str, Any]) -> float:
+    """Tokens in an optimizer step of a training, from the sweep's values or, in older records, from its preset."""
+    try:
+        batch = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())["batch"]
+    except (OSError, KeyError, TypeError, ValueError):
+        batch = {}
+    sizes = [values.get(f"batch.{name}", batch.get(name, math.nan)) for name in ("sequences", "seq_len")]
+    return float(sizes[0]) * float(sizes[1])
+
+
+def _plain(value: Any) -> Any:
+    """A value of a cell for JSON; None for NaN."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and math.isnan(value) else value

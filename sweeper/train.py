@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -27,7 +28,7 @@ def train(config: DictConfig) -> None:
 
 
 def _train_one(config: DictConfig) -> None:
-    from sweeper.config.checks import check_data, check_machine, check_paths
+    from sweeper.config.checks import check_data, check_machine, check_paths, fitted
     from sweeper.config.resolve import data_spec, depth_warning, resolve
     from sweeper.data import find_data, prepare_data
     from sweeper.execution.execute_run import execute_run
@@ -44,8 +45,8 @@ def _train_one(config: DictConfig) -> None:
     if find_data(data_spec(config), roots["data"]) is None:
         check_paths(config, "data")
     manifest = prepare_data(data_spec(config), roots["data"], print)
+    run = replace(run, config=fitted(run.config, manifest)).on_data(manifest.hash)
     check_data(run.config, manifest)
-    run = run.on_data(manifest.hash)
     rundir = RunDir(roots["runs"] / run.config.run_id)
     labels = {"rule": run.axes["rule"], "preset": str(config.preset), "panels": [run.axes["panel"]]}
     rundir.write_config(run.config, run.execution, labels)

@@ -9,7 +9,7 @@ itself (`ModelConfig`, `Schedule`, `DataSpec`) stays there, and `with_keys` give
 import re
 import types
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -20,7 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from sweeper.config.kinds import Config
 from sweeper.config.rules import DISTINCT, FLOAT32_MAX, NOT_EMPTY, Rates, Rule, show
 from sweeper.config.schema import ModelSection
-from sweeper.data import Manifest
+from sweeper.data import Manifest, passages
 from sweeper.errors import UserError
 from sweeper.files import check_writable
 from sweeper.hardware import memory_bytes
@@ -180,6 +180,17 @@ def check_data(run: Run, manifest: Manifest) -> None:
             f"validation.tokens={run.validation_tokens} exceeds the validation split, which has {available} in "
             f"sequences of {run.seq_len}; lower it to at most that"
         )
+
+
+def fitted(run: Run, manifest: Manifest) -> Run:
+    """The run with a validation set that is no larger than the validation split of a small corpus.
+
+    Only where the data was split by passages, see `sweeper.data.passages`. Otherwise too large a set is an error.
+    """
+    if not isinstance(run, RunConfig) or manifest.source.get("split") != passages.NAME:
+        return run
+    available = (manifest.tokens("val") - 1) // run.seq_len * run.seq_len
+    return replace(run, validation_tokens=min(run.validation_tokens, available)) if available > 0 else run
 
 
 def check_machine(run: Run, execution: Execution) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeper.data import pypi, sources
+from sweeper.data import passages, pypi, sources
 from sweeper.data.document import SPLITS, Unit
 from sweeper.data.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, Shard, canonical_sha256, file_sha256
 from sweeper.data.shards import TokenizeUnit, shard_tasks
@@ -145,6 +145,9 @@ def _prepare(
     """Run the remaining tasks and give the result its final name."""
     tasks = tokenize_tasks(spec, root, report)
     tokenizer = load_tokenizer(tasks[0].kind, tasks[0].tokenizer)
+    if in_passages := any(getattr(task.unit, "in_passages", False) for task in tasks):
+        share = f"{100 * max(passages.SHARE, spec.val_fraction):g}%"
+        report(f"too few documents to hold one out: their passages are split, {share} for validation")
     report(f"tokenizing {spec.source} with {tokenizer.kind} {tokenizer.vocab_size}")
     counts = [record["splits"] for record in run_tasks("tokenizing", tasks, watch, workers)]
     totals = {split: _sum(count[split] for count in counts) for split in SPLITS}
@@ -167,7 +170,7 @@ def _prepare(
         splits={split: tuple(Shard(task.file.name, **next(records)) for task in shards[split]) for split in SPLITS},
         text_bytes={split: totals[split]["text_bytes"] for split in SPLITS},
         documents={split: totals[split]["documents"] for split in SPLITS},
-        source=sources.provenance(spec),
+        source={**sources.provenance(spec), **({"split": passages.NAME} if in_passages else {})},
         tokenizer=tokenizer.provenance(),
         directory=directory.name,
     ).write(prepared)
@@ -183,8 +186,8 @@ def _sum(counts: Iterable[dict[str, int]]) -> Counter[str]:
 
 def _empty(spec: DataSpec, split: str) -> UserError:
     return UserError(
-        f"{spec.path or spec.name}: no document falls into the {split} split at "
-        f"data.val_fraction={spec.val_fraction}; give more documents or change the fraction"
+        f"{spec.path or spec.name}: no document or passage falls into the {split} split at "
+        f"data.val_fraction={spec.val_fraction}; give more text or change the fraction"
     )
 
 

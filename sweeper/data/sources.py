@@ -23,7 +23,8 @@ def units(spec: DataSpec, root: Path, report: Report) -> Sequence[Unit]:
                 hub.fetch(hub.chosen(spec.files), root, report), spec.text_column, spec.val_fraction
             )
         case _:
-            return text_files.units(text_files.files(str(spec.path)), spec.text_column, spec.val_fraction)
+            found = text_files.units(text_files.files(str(spec.path)), spec.text_column, spec.val_fraction)
+            return text_files.with_both_splits(found)
 
 
 def provenance(spec: DataSpec) -> dict[str, Any]:

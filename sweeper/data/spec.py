@@ -54,7 +54,7 @@ class TokenizerSpec:
 class DataSpec:
     """Where the text comes from and how it becomes shards.
 
-    `path`, if set, replaces the named source with a directory of .txt, .jsonl and .parquet files. `shard_tokens` is
+    `path`, if set, replaces the named source with a file or directory of .txt, .jsonl or .parquet. `shard_tokens` is
     the number of tokens in a shard file. `val_fraction` is the share of documents held out if the source has no
     validation split. `files` limits a source of the hub to its first files; None means all. Raises `UserError` for a
     value that is not allowed.
@@ -71,11 +71,12 @@ class DataSpec:
     def __post_init__(self) -> None:
         if self.name not in SOURCES:
             raise UserError(
-                f"data.name={self.name!r}: must be one of {', '.join(SOURCES)}; "
-                "data.path=DIR reads a directory of your own"
+                f"data.name={self.name!r}: must be one of {', '.join(SOURCES)}; data.path=PATH reads text of your own"
             )
         if self.name == "local" and not self.path:
-            raise UserError("data.name=local needs data.path=DIR, a directory of .txt, .jsonl or .parquet files")
+            raise UserError(
+                "data.name=local needs data.path=PATH, a .txt, .jsonl or .parquet file, or a directory of them"
+            )
         if self.shard_tokens < 1:
             raise UserError(f"data.shard_tokens={self.shard_tokens}: must be at least 1 token")
         if not 0 < self.val_fraction < 1:

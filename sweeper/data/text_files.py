@@ -1,11 +1,12 @@
-"""A directory of the user: .txt (one document per file), .jsonl and .parquet (one document per row)."""
+"""A directory or one file of the user: .txt (one document per file), .jsonl and .parquet (one document per row)."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
+from sweeper.data import passages
 from sweeper.data.document import Document, Split
 from sweeper.data.manifest import canonical_sha256, file_sha256
 from sweeper.errors import UserError
@@ -36,11 +37,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Files:
-    """Parts of files, in order: a `Unit`."""
+    """Parts of files, in order: a `Unit`. With `in_passages`, its documents are passages (`sweeper.data.passages`)."""
 
     parts: tuple[Part, ...]
     text_column: str
     val_fraction: float
+    in_passages: bool = False
 
     @property
     def size(self) -> int:
@@ -50,7 +52,8 @@ class Files:
     @property
     def key(self) -> object:
         """Differs whenever the documents may differ."""
-        return [[astuple(part) for part in self.parts], self.text_column, self.val_fraction]
+        settings = [[astuple(part) for part in self.parts], self.text_column, self.val_fraction]
+        return [*settings, passages.NAME] if self.in_passages else settings
 
     def documents(self) -> Iterator[Document]:
         """Every document that is not blank, with its split.
@@ -59,8 +62,9 @@ class Files:
         """
         for part in self.parts:
             for text in _READERS[Path(part.file).suffix](part, self.text_column):
-                if text.strip():
-                    yield Document(split_of(text, self.val_fraction), text)
+                for piece in passages.cut(text) if self.in_passages else (text,):
+                    if piece.strip():
+                        yield Document(split_of(piece, self.val_fraction), piece)
 
 
 def split_of(text: str, val_fraction: float) -> Split:
@@ -74,10 +78,15 @@ def split_of(text: str, val_fraction: float) -> Split:
 
 
 def files(path: str) -> list[Path]:
-    """The readable files below a directory, sorted by relative name. Raises `UserError` if there are none."""
+    """The file, or the readable files below a directory, by relative name. Raises `UserError` for none."""
     directory = Path(path).expanduser().resolve()
+    if directory.suffix in _READERS and directory.is_file():
+        return [directory]
     if not directory.is_dir():
-        raise UserError(f"data.path={path}: not a directory; give one with .txt, .jsonl or .parquet files in it")
+        raise UserError(
+            f"data.path={path}: not a directory or a file of text; give a .txt, .jsonl or .parquet file, "
+            "or a directory of them"
+        )
     found = [file for file in directory.rglob("*") if file.suffix in _READERS and file.is_file()]
     if not found:
         raise UserError(f"data.path={path}: no .txt, .jsonl or .parquet file in it; put at least one there")
@@ -102,9 +111,25 @@ def units(found: list[Path], text_column: str, val_fraction: float) -> list[File
     return [Files(tuple(parts), text_column, val_fraction) for parts in chosen]
 
 
+def with_both_splits(found: list[Files]) -> list[Files]:
+    """The units as they are, or in passages if all of their documents fall into one split.
+
+    Of a large corpus only the first documents are read.
+    """
+    seen: set[Split] = set()
+    for unit in found:
+        for document in unit.documents():
+            seen.add(document.split)
+            if len(seen) > 1:
+                return found
+    fraction = max([passages.SHARE, *(unit.val_fraction for unit in found)])
+    return [replace(unit, val_fraction=fraction, in_passages=True) for unit in found]
+
+
 def fingerprint(path: str) -> str:
     """Hash of relative names, sizes and modification times: changed files are detected without reading them."""
     directory = Path(path).expanduser().resolve()
+    directory = directory.parent if directory.is_file() else directory
     stats = [(file.relative_to(directory).as_posix(), file.stat()) for file in files(path)]
     return canonical_sha256([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 

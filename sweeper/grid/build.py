@@ -8,7 +8,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sweeper.config.checks import check_data, check_machine, check_paths, directory_of
+from sweeper.config.checks import check_data, check_machine, check_paths, directory_of, fitted
 from sweeper.config.resolve import ResolvedRun, data_spec, depth_warning, resolve
 from sweeper.data import DataSpec, Manifest, find_data
 from sweeper.display.data_progress import prepare_in_view
@@ -116,6 +116,7 @@ def compose_grid(
     check_paths(config, "data", probe=False)  # written only where data is still to be prepared
     roots = Roots(*(directory_of(config, name) for name in ("runs", "sweeps", "data")))
     points = [(data_spec(job), resolve(job, UNPREPARED)) for job in compose_jobs(context, config, jobs)]
+    asked_for = list(points)
     if not points:
         raise UserError("the grid is empty; give every axis at least one value")
     for warning in dict.fromkeys(filter(None, (depth_warning(run.axes) for _, run in points))):
@@ -125,9 +126,12 @@ def compose_grid(
             check_machine(run.config, run.execution)
     specs = {spec for spec, run in points if KINDS[run.config.KIND].reads_data}
     manifests = {spec: _manifest(spec, roots.data, console, prepare=prepare) for spec in specs}
-    for spec, run in points:
+    for place, (spec, run) in enumerate(points):
         if manifest := manifests.get(spec):
-            check_data(run.config, manifest)
+            points[place] = spec, replace(run, config=fitted(run.config, manifest))
+            check_data(points[place][1].config, manifest)
+    if any(fit.config != run.config for (_, fit), (_, run) in zip(points, asked_for, strict=True)):
+        console.print("validation: all held-out passages, fewer tokens than validation.tokens", highlight=False)
     hashes = {spec: manifest.hash if manifest else UNPREPARED for spec, manifest in manifests.items()}
     resolved = [run.on_data(hashes.get(spec, "")) for spec, run in points]
     background = Background(context, config, jobs)

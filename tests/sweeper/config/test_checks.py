@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from model import BLOCKS, LOOPS
 from sweeper.cli.data_command import prepare
-from sweeper.config.checks import check_data
+from sweeper.config.checks import check_data, fitted
+from sweeper.data import passages
 from sweeper.errors import UserError
 from sweeper.files import check_writable
 from sweeper.grid.plan import StepTimes
@@ -293,3 +294,16 @@ def test_a_plan_says_what_there_is_to_do_and_writes_nothing(command_line, tmp_pa
     assert "FLOPs of all 21" in shown
     assert "data: not prepared yet" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_validation_is_cut_to_a_small_split_and_nowhere_else(run_config, run_data) -> None:
+    whole = run_data.manifest
+    small = replace(whole, source={**whole.source, "split": passages.NAME})
+    available = (whole.tokens("val") - 1) // run_config.seq_len * run_config.seq_len
+    long = replace(run_config, validation_tokens=available + run_config.seq_len)
+    assert fitted(long, whole) == long
+    with pytest.raises(UserError, match=r"validation\.tokens"):
+        check_data(long, whole)
+    assert fitted(long, small).validation_tokens == available
+    check_data(fitted(long, small), small)
+    assert fitted(run_config, small) == run_config  # already short enough

@@ -175,10 +175,14 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing_half_w
 
 
 def test_a_split_without_documents_is_an_error(tmp_path: Path) -> None:
-    one = write_txt(tmp_path / "one", [texts(1)[0] * 20])
-    with pytest.raises(UserError, match=r"no document falls into the val split at data\.val_fraction=0\.001"):
+    one = write_txt(tmp_path / "one", [texts(1)[0]])
+    with pytest.raises(
+        UserError, match=r"no document or passage falls into the val split at data\.val_fraction=0\.001"
+    ):
         prepare_data(local_spec(one, vocab_size=260, val_fraction=0.001), tmp_path / "data", quiet)
-    with pytest.raises(UserError, match=r"no document falls into the train split at data\.val_fraction=0\.999"):
+    with pytest.raises(
+        UserError, match=r"no document or passage falls into the train split at data\.val_fraction=0\.999"
+    ):
         prepare_data(local_spec(one, val_fraction=0.999), tmp_path / "data", quiet)
 
 

@@ -173,7 +173,7 @@ def test_a_directory_without_text_is_an_error(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"name": "c4"}, "data.name='c4': must be one of wikipedia"),
-        ({"name": "local"}, "data.name=local needs data.path=DIR"),
+        ({"name": "local"}, "data.name=local needs data.path=PATH"),
         ({"shard_tokens": 0}, "data.shard_tokens=0"),
         ({"val_fraction": 1.0}, r"data.val_fraction=1\.0"),
         ({"files": 0}, "data.files=0: must be at least 1"),

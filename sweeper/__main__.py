@@ -30,6 +30,12 @@ GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
     "submit": "execute a grid, here or on a cluster; finished runs are not run again",
 }
+HOUSEKEEPING = {
+    "list": "every sweep: its id, runs and states, the newest last",
+    "du": "what the runs of sweeps take on the disk",
+    "rename": "give a sweep another name",
+    "rm": "delete a sweep and the runs that no other sweep uses, after asking",
+}
 SWEEP_COMMANDS = {
     "status": "one row per cell of a sweep's grid",
     "watch": "status, again and again, until nothing moves",
@@ -63,6 +69,8 @@ def main(argv: list[str] | None = None) -> None:
 
             check_writable(f"--runs {arguments.runs}", arguments.runs)
             import_command(arguments.source, arguments.runs, arguments.sweeps or sweeps_beside(arguments.runs))
+        elif arguments.command in HOUSEKEEPING:
+            _keep_house(arguments)
         else:
             _on_sweep(arguments)
     except UserError as error:
@@ -94,9 +102,20 @@ def _parser() -> argparse.ArgumentParser:
         "source", type=Path, help="a tar of `loopsweep export`, a directory of runs, or records such as results/quick"
     )
     _add_places(command)
+    named = "name of the sweep, the beginning of it, or its id"
+    for name, text in HOUSEKEEPING.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name in ("rename", "rm"):
+            command.add_argument("sweep", help=named)
+        if name == "du":
+            command.add_argument("sweep", nargs="?", help=f"{named} (default: all)")
+        if name == "rename":
+            command.add_argument("to", metavar="NAME", help="the new name")
+        if name == "rm":
+            command.add_argument("--yes", action="store_true", help="do not ask")
+        _add_places(command)
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        named = "name of the sweep, the beginning of it, or its id"
         if name == "remove":
             command.add_argument("sweep", help=named)
             command.add_argument("conditions", nargs="+", metavar="KEY=VALUE", help="which cells, such as n_loops=16")
@@ -165,6 +184,21 @@ def _follow_up(commands: list[str]) -> int:
             if status:
                 return status
     return 0
+
+
+def _keep_house(arguments: argparse.Namespace) -> None:
+    from sweeper.cli import housekeeping_command
+
+    places = (arguments.sweeps or sweeps_beside(arguments.runs), arguments.runs)
+    match arguments.command:
+        case "list":
+            housekeeping_command.list_sweeps(*places)
+        case "du":
+            housekeeping_command.show_space(*places, arguments.sweep)
+        case "rename":
+            housekeeping_command.rename_sweep(*places, arguments.sweep, arguments.to)
+        case "rm":
+            housekeeping_command.remove(*places, arguments.sweep, sure=arguments.yes)
 
 
 def _on_sweep(arguments: argparse.Namespace) -> None:

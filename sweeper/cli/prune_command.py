@@ -30,7 +30,7 @@ def prune_command(sweep: Sweep, runs: Path, keep: Keep, *, sure: bool) -> None:
         console.print(f"nothing to prune: no finished run of {sweep.name} has checkpoints beyond what is to stay")
         return
     about, stays = ("some ", "the final weights stay") if keep is Keep.WEIGHTS else ("", "no weights stay")
-    size = f"{about}{_amount(sum(found.values()))}"
+    size = f"{about}{amount(sum(found.values()))}"
     console.print(
         f"checkpoints of {len(found)} finished runs of {sweep.name}: pruning frees {size} and {stays}; "
         "results, metrics, read-outs and unfinished runs are not touched"
@@ -46,12 +46,13 @@ def prune_command(sweep: Sweep, runs: Path, keep: Keep, *, sure: bool) -> None:
         freed += of_run
         damaged += [run_id] if not of_run else []
         report(number, len(found))
-    console.print(f"freed {_amount(freed)} in {len(found) - len(damaged)} runs")
+    console.print(f"freed {amount(freed)} in {len(found) - len(damaged)} runs")
     for run_id in damaged:
         console.print(f"  {run_id} left as it is: no valid checkpoint of its last step; --keep nothing deletes them")
 
 
-def _amount(size: float) -> str:
+def amount(size: float) -> str:
+    """A size as people say it: 12 bytes, 3.4 MiB."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,8 +1,8 @@
 """A corpus of too few documents to split by document: its passages are split instead.
 
-The rule, for text of `data.path`: if the hashes of all documents fall into one split, every document is cut at line ends
-into passages of at least `LEAST` characters. Each passage is held out by the hash of its text, a share of `SHARE` or
-`data.val_fraction`, whichever is larger. So a passage stays in its split when text is added after it.
+The rule, for text of `data.path`: if the hashes of all documents fall into one split, every document is cut at line
+ends into passages of at least `LEAST` characters. A share of `SHARE` or `data.val_fraction`, whichever is larger, is
+held out by the hash of each passage. So a passage stays in its split when text is added after it.
 """
 
 from collections.abc import Iterable, Iterator

@@ -39,6 +39,7 @@ class SweepView:
         self._slots: dict[int, _Slot] = {}
         self._spent = 0.0  # cost of the runs that have ended
         self._start = self._last_line = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when a run first reported steps, and the cost done by then
         self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> "SweepView":
@@ -57,6 +58,8 @@ class SweepView:
         """A run reported its progress."""
         self._slots[slot].event = event
         self._slots[slot].fraction = event["step"] / event["steps"]
+        if self._first is None:
+            self._first = time.monotonic(), self._done_cost()
 
     def ended(self, slot: int, run_id: str, outcome: Outcome, reason: str) -> None:
         """An attempt ended."""
@@ -91,9 +94,12 @@ class SweepView:
         return self._spent + sum(self._costs[s.run_id] * s.fraction for s in self._slots.values())
 
     def _eta(self) -> str:
-        done, total = self._done_cost(), sum(self._costs.values())
-        elapsed = time.monotonic() - self._start
-        return _clock(elapsed * (total - done) / done) if done > 0 and elapsed > 5 else "…"
+        """Expected from what was done since the first report of steps. Before it, workers start and compile."""
+        if self._first is None:
+            return "…"
+        begun, before = self._first
+        done, total, elapsed = self._done_cost(), sum(self._costs.values()), time.monotonic() - begun
+        return _clock(elapsed * (total - done) / (done - before)) if done > before and elapsed > 5 else "…"
 
     def _summary(self) -> str:
         ended = sum(self._counts[outcome] for outcome in Outcome)

@@ -14,9 +14,9 @@ from sweeper.config.kinds import READS
 from sweeper.grid.compose import compose_jobs
 from sweeper.records.axes import AXIS_KEYS
 from sweeper.records.redact import redact
+from sweeper.records.sweep_manifest import MAX_NAME
 
 NO_KIND = "runs"  # the experiment of a multirun that names none
-MAX_NAME = 120  # bytes of a sweep's name, which is the name of files
 NAMELESS = ("title", "experiment")  # name a sweep, and set no value
 # Not in a derived name: the grid itself, and keys that change no result.
 _UNNAMED_SECTIONS = ("preset", "sweep", "panel", "grid", "seed", "paths", "execution", "tracking", "hydra", "site")

@@ -19,6 +19,7 @@ from sweeper.records.axes import BASE_AXES, DATA, PLAIN, as_text, same, select
 from sweeper.records.lock import Guard
 
 Cell = dict[str, Any]
+MAX_NAME = 120  # bytes of a sweep's name, which is the name of files
 GUARD = "manifests.guard"  # serialises the changes of all manifests of one directory
 _SORTED_BY = ("architecture", "n_layers", "ref_layers", "d_model", "rule", "n_loops", "base_lr", "seed")
 

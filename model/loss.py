@@ -132,6 +132,21 @@ def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, cap: flo
     return loss
 
 
+def weighted_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, cap: float | None = None
+) -> Tensor:
+    """Sum over tokens of their next-token losses in nats, each times its weight: a loss on some tokens only.
+
+    Holds all logits, for the small vocabularies of tasks. Softmax and loss are fp32.
+
+    Args:
+        hidden, weight, targets, cap: as for `head_cross_entropy`.
+        weights: (tokens,).
+    """
+    logits = capped(F.linear(hidden, weight).float(), cap)
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+
 def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """Next-token loss of every token in nats, (tokens,); arguments as for `head_cross_entropy`. No gradient."""
     chunk = max(1, CHUNK_LOGITS // weight.shape[0])

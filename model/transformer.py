@@ -24,7 +24,7 @@ from model.blocks import BLOCKS
 from model.config import ModelConfig
 from model.layers import PARTS, RMSNorm, RMSNormWithoutGain, rotary_table
 from model.loop import LOOPS, ApplyBlocks, Context, Observer, apply_blocks, loop_states
-from model.loss import capped, head_cross_entropy, head_token_losses
+from model.loss import capped, head_cross_entropy, head_token_losses, weighted_cross_entropy
 from model.parts import PART_SETS
 
 FinalNorm = RMSNorm | RMSNormWithoutGain
@@ -67,11 +67,21 @@ def look_up(weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return F.embedding(tokens, weight), weight
 
 
-def loss_of(h: Tensor, norm: FinalNorm, head: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+def loss_of(
+    h: Tensor,
+    norm: FinalNorm,
+    head: Tensor,
+    targets: Tensor,
+    cap: float | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Mean loss in nats of the stream h (tokens, d_model) behind the last loop step.
 
-    `targets` are (tokens,). `cap` is that of the logits, see `model.loss.capped`.
+    `targets` are (tokens,). `cap` is that of the logits, see `model.loss.capped`. With `weights` (tokens,), the sum of
+    the tokens' losses, each times its weight.
     """
+    if weights is not None:
+        return weighted_cross_entropy(norm(h), head, targets, weights, cap)
     return head_cross_entropy(norm(h), head, targets, cap)
 
 
@@ -113,7 +123,7 @@ class LoopedTransformer(nn.Module):
         self.register_buffer("rotary", table, persistent=False)
         self.open_stack: Callable[[nn.ModuleList], ApplyBlocks] = open_in_turn
         self.look_up: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = look_up
-        self.loss_of: Callable[[Tensor, FinalNorm, Tensor, Tensor, float | None], Tensor] = loss_of
+        self.loss_of: Callable[[Tensor, FinalNorm, Tensor, Tensor, float | None, Tensor | None], Tensor] = loss_of
 
     @property
     def n_segments(self) -> int:
@@ -125,6 +135,7 @@ class LoopedTransformer(nn.Module):
         tokens: Tensor,
         targets: Tensor | None = None,
         *,
+        weights: Tensor | None = None,
         n_loops: int | None = None,
         observe: Observer | None = None,
     ) -> Tensor:
@@ -133,6 +144,7 @@ class LoopedTransformer(nn.Module):
         Args:
             tokens: (B, T) token ids, T at most `max_seq_len`.
             targets: (B, T) the token that follows each position.
+            weights: (B, T) of each target in the loss, which is then a weighted sum; None for the mean.
             n_loops: loop steps, if not the N that the model is made for. ε stays as it is.
             observe: is shown the residual stream after every segment, before what the loop or the final norm makes
                 of it.
@@ -148,17 +160,30 @@ class LoopedTransformer(nn.Module):
         [h] = deque(self.states(embedded, n_loops, observe), maxlen=1)  # (B, T, D)
         if targets is None:
             return capped(F.linear(self.final_norm(h), head), self.logit_cap)
-        return self._loss(h, head, targets)
+        return self._loss(h, head, targets, weights)
 
     @torch.no_grad()
-    def losses_by_loops(self, tokens: Tensor, targets: Tensor, loops: Sequence[int]) -> Tensor:
+    def answers_by_loops(self, tokens: Tensor, loops: Sequence[int]) -> Tensor:
+        """The likeliest next token of each position, for each loop count: (len(loops), B, T) token ids.
+
+        From one forward pass of the largest loop count. Arguments as of `forward`.
+        """
+        embedded, head = self._outer(tokens)
+        states = enumerate(self.states(embedded, max(loops)), 1)
+        answers = {n: F.linear(self.final_norm(h), head).argmax(-1) for n, h in states if n in loops}
+        return torch.stack([answers[n] for n in loops])
+
+    @torch.no_grad()
+    def losses_by_loops(
+        self, tokens: Tensor, targets: Tensor, loops: Sequence[int], weights: Tensor | None = None
+    ) -> Tensor:
         """Mean loss in nats for each loop count, (len(loops),), from one forward pass of the largest.
 
         At the model's own N it is the number that `forward` returns. Arguments as of `forward`.
         """
         embedded, head = self._outer(tokens)
         states = enumerate(self.states(embedded, max(loops)), 1)
-        losses = {n: self._loss(h, head, targets) for n, h in states if n in loops}
+        losses = {n: self._loss(h, head, targets, weights) for n, h in states if n in loops}
         return torch.stack([losses[n] for n in loops])
 
     def states(self, embedded: Tensor, n_loops: int | None = None, observe: Observer | None = None) -> Iterator[Tensor]:
@@ -193,9 +218,10 @@ class LoopedTransformer(nn.Module):
         embedded, tied = self.look_up(self.embedding.weight, tokens)
         return embedded, tied if self.head is None else self.head.weight
 
-    def _loss(self, h: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss in nats of the state h (B, T, d_model) behind the last loop step."""
-        return self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten(), self.logit_cap)
+    def _loss(self, h: Tensor, head: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Loss in nats of the state h (B, T, d_model) behind the last loop step."""
+        of_tokens = None if weights is None else weights.flatten()
+        return self.loss_of(h.flatten(0, 1), self.final_norm, head, targets.flatten(), self.logit_cap, of_tokens)
 
     def _segments(self) -> list[range]:
         """The layers of one loop step, in segments."""

@@ -47,8 +47,9 @@ COLUMN_TYPES = {
     "reason": "str",
 }
 OPTIONAL_TYPES = {"d_model": "int64"}  # older sweeps have none
-# Beside the loss: operations of the whole run, seconds of its steps, nats per token. NaN where not recorded.
-MEASURED_COLUMNS = ("flops", "step_seconds", "unigram_entropy")
+# Beside the loss: operations of the whole run, seconds of its steps, nats per token, shares of a task's answers. NaN
+# where not recorded.
+MEASURED_COLUMNS = ("flops", "step_seconds", "unigram_entropy", "val_accuracy", "val_exact_match")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

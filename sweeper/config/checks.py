@@ -20,7 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from sweeper.config.kinds import Config
 from sweeper.config.rules import DISTINCT, FLOAT32_MAX, NOT_EMPTY, Rates, Rule, show
 from sweeper.config.schema import ModelSection
-from sweeper.data import Manifest, passages
+from sweeper.data import Manifest, passages, task_of
 from sweeper.errors import UserError
 from sweeper.files import check_writable
 from sweeper.hardware import memory_bytes
@@ -168,6 +168,13 @@ def check_data(run: Run, manifest: Manifest) -> None:
             f"model.vocab_size={run.model.vocab_size} is smaller than the data's vocabulary of {manifest.vocab_size}; "
             "set it to that"
         )
+    if (task := task_of(manifest)) is not None:
+        if run.seq_len != task.row_tokens:
+            raise UserError(
+                f"batch.seq_len={run.seq_len} must be {task.row_tokens}, the tokens of an example of data={task.NAME} "
+                f"with these levels; set batch.seq_len={task.row_tokens}"
+            )
+        return
     for split in ("train", "val"):
         if manifest.tokens(split) <= run.seq_len:
             raise UserError(

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from model import ModelConfig
 from sweeper.config.checks import check_residual_scale, check_run, with_keys
 from sweeper.config.kinds import Config
-from sweeper.data import DataSpec, TokenizerSpec
+from sweeper.data import TASKS, DataSpec, TokenizerSpec, make_task
 from sweeper.errors import UserError
 from sweeper.run.base import Run
 from sweeper.run.execution import Execution, Tracking
@@ -37,6 +37,12 @@ def data_spec(config: DictConfig) -> DataSpec:
     """The data section as the data package's own value."""
     section = OmegaConf.to_container(config.data, resolve=True)
     assert isinstance(section, dict)
+    task, name = section["task"], section["name"]
+    if (task is not None) != (name in TASKS):
+        names = " or ".join(TASKS)
+        raise UserError(f"data.name={name} and data.task do not go together; choose a task by data={names}")
+    if task is not None:
+        section["task"] = make_task(name, task)
     return DataSpec(**{**section, "tokenizer": TokenizerSpec(**section["tokenizer"])})
 
 

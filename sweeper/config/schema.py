@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from model import BLOCKS, LOOPS, PART_SETS, RULES
 from model.parameter_row import OPTIMIZERS
 from sweeper.config.rules import (
+    DISTINCT,
     FINITE,
     FITS_FLOAT32,
     AverageFactor,
@@ -120,8 +121,21 @@ class TokenizerSection:
 
 
 @dataclass
+class TaskSection:
+    """A task whose examples are drawn: `levels` are trained, `beyond` only measured; null where a task has no such."""
+
+    levels: Counts = MISSING
+    beyond: Annotated[list[Count], DISTINCT] = MISSING
+    alphabet: Count | None = None
+    length: Count | None = None
+
+
+@dataclass
 class DataSection:
-    """Where text comes from; `path` replaces the named source by a directory, `files` limits the hub's."""
+    """Where text comes from; `path` replaces the named source by a directory, `files` limits the hub's.
+
+    `task` stands in place of text where the source is a task.
+    """
 
     name: Name = MISSING
     path: Line | None = None
@@ -130,6 +144,7 @@ class DataSection:
     shard_tokens: Count = MISSING
     val_fraction: Share = MISSING
     files: Count | None = None
+    task: TaskSection | None = None
 
 
 @dataclass

@@ -10,17 +10,22 @@ from sweeper.data.prefetch import Prefetch
 from sweeper.data.prepare import find_data, prepare_data
 from sweeper.data.spec import DataSpec, TokenizerSpec
 from sweeper.data.task_pool import Progress
+from sweeper.data.tasks import TASKS, TaskData, make_task, task_of
 from sweeper.data.tokens import TokenData, open_data
 
 __all__ = [
+    "TASKS",
     "DataSpec",
     "Manifest",
     "Prefetch",
     "Progress",
     "Shard",
+    "TaskData",
     "TokenData",
     "TokenizerSpec",
     "find_data",
+    "make_task",
     "open_data",
     "prepare_data",
+    "task_of",
 ]

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from sweeper.data.document import SPLITS, Unit
 from sweeper.data.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, Shard, canonical_sha256, file_sha256
 from sweeper.data.shards import TokenizeUnit, shard_tasks
 from sweeper.data.spec import DataSpec
+from sweeper.data.task import Task
 from sweeper.data.task_pool import Progress, Watch, run_tasks
+from sweeper.data.tasks import manifest_of
 from sweeper.data.tokenizer import build_tokenizer, load_tokenizer
 from sweeper.errors import UserError
 from sweeper.files import no_space, replacing
@@ -36,6 +39,8 @@ def find_data(spec: DataSpec, root: Path) -> Manifest | None:
     Reads no text and downloads nothing. Raises `UserError` if `data.path` contains no text, or if the prepared
     directory's manifest is damaged.
     """
+    if spec.task is not None:
+        return _find(root / _task_directory(spec.task))
     return _find(_directory(spec, root))
 
 
@@ -57,6 +62,8 @@ def prepare_data(
     Raises:
         UserError: if the text cannot be fetched or read, a split is empty, or the disk is full.
     """
+    if spec.task is not None:
+        return _task_manifest(spec.task, root)
     directory, work = _directory(spec, root), work_directory(spec, root)
     manifest = _find(directory)
     if manifest is None:
@@ -100,6 +107,7 @@ def tokenize_tasks(spec: DataSpec, root: Path, report: pypi.Report) -> list[Toke
 def work_directory(spec: DataSpec, root: Path) -> Path:
     """Directory of a preparation's finished parts. It stays the same when the user corrects a text file."""
     settings = asdict(with_absolute_paths(spec))
+    del settings["task"]  # the name of a text's directory is from before there were tasks
     return root.resolve() / f".preparing-{spec.source}-{canonical_sha256([FORMAT_VERSION, settings])[:8]}"
 
 
@@ -137,6 +145,25 @@ def _directory(spec: DataSpec, root: Path) -> Path:
         settings.append(_file_fingerprint(spec.tokenizer.path))
     fingerprint = canonical_sha256([settings, sources.fingerprint(spec)])[:8]
     return root / f"{spec.source}-{kind}{size}-{fingerprint}"
+
+
+def _task_directory(task: Task) -> str:
+    return f"{task.NAME}-{canonical_sha256([FORMAT_VERSION, task.provenance()])[:8]}"
+
+
+def _task_manifest(task: Task, root: Path) -> Manifest:
+    """Examples are drawn when they are needed, so a manifest is all that a task has below `root`."""
+    directory = root / _task_directory(task)
+    manifest = _find(directory)
+    if manifest is None:
+        manifest = manifest_of(task, directory.name)
+        with naming_a_full_disk(root):
+            unfinished = root / f".preparing-{directory.name}-{uuid.uuid4().hex[:8]}"
+            unfinished.mkdir()
+            manifest.write(unfinished)
+            _publish(unfinished, directory)
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return manifest
 
 
 def _prepare(

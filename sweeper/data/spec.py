@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.data.task import Task
+from sweeper.data.tasks import TASKS
 from sweeper.errors import UserError
 
 SOURCES = ("wikipedia", "fineweb_edu", "local")
+SYMBOLS = "symbols"  # the kind of "tokenizer" of a task, whose tokens are its symbols
 LLAMA3_VOCAB_SIZE = 128_256
 # <|bos|> and the 256 bytes; anything above is merges.
 SMALLEST_BPE = 257
@@ -41,7 +44,7 @@ class TokenizerSpec:
                     f"data.tokenizer.vocab_size={self.vocab_size}: a byte-level bpe needs at least "
                     f"{SMALLEST_BPE} entries (one special token and 256 bytes)"
                 )
-        else:
+        elif self.kind != SYMBOLS:
             raise UserError(f"data.tokenizer.kind={self.kind!r}: must be bpe or llama3")
 
     @property
@@ -56,8 +59,8 @@ class DataSpec:
 
     `path`, if set, replaces the named source with a file or directory of .txt, .jsonl or .parquet. `shard_tokens` is
     the number of tokens in a shard file. `val_fraction` is the share of documents held out if the source has no
-    validation split. `files` limits a source of the hub to its first files; None means all. Raises `UserError` for a
-    value that is not allowed.
+    validation split. `files` limits a source of the hub to its first files; None means all. `task` is what is drawn in
+    place of text; then the others mean nothing. Raises `UserError` for a value that is not allowed.
     """
 
     name: str
@@ -67,12 +70,22 @@ class DataSpec:
     shard_tokens: int
     val_fraction: float
     files: int | None = None
+    task: Task | None = None
 
     def __post_init__(self) -> None:
+        if self.task is not None:
+            if self.path is not None or self.tokenizer.path is not None:
+                raise UserError(
+                    f"data.path={self.path}: data={self.name} is a task and reads no file; choose another data"
+                )
+            return
         if self.name not in SOURCES:
             raise UserError(
-                f"data.name={self.name!r}: must be one of {', '.join(SOURCES)}; data.path=PATH reads text of your own"
+                f"data.name={self.name!r}: must be one of {', '.join((*SOURCES, *TASKS))}; "
+                "data.path=PATH reads text of your own"
             )
+        if self.tokenizer.format == SYMBOLS:
+            raise UserError(f"data.tokenizer.kind={SYMBOLS}: data={self.name} is text and needs bpe or llama3")
         if self.name == "local" and not self.path:
             raise UserError(
                 "data.name=local needs data.path=PATH, a .txt, .jsonl or .parquet file, or a directory of them"

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sweeper.data.manifest import MANIFEST_FILE, Manifest
+from sweeper.data.tasks import TaskData, task_of
 from sweeper.errors import UserError
 
 Rows = npt.NDArray[np.int64]
 
 
-def open_data(manifest_hash: str, root: Path) -> "TokenData":
-    """Open the prepared directory below `root` whose manifest has `manifest_hash`.
+def open_data(manifest_hash: str, root: Path) -> "TokenData | TaskData":
+    """Open the prepared directory below `root` whose manifest has `manifest_hash`: text, or the examples of a task.
 
     Raises `UserError` if there is no such directory, if its manifest is damaged, or if a shard is missing or has the
     wrong size.
@@ -27,7 +28,8 @@ def open_data(manifest_hash: str, root: Path) -> "TokenData":
             unreadable.append(str(error))
             continue
         if manifest.hash == manifest_hash:
-            return TokenData(manifest, path.parent)
+            task = task_of(manifest)
+            return TokenData(manifest, path.parent) if task is None else TaskData(manifest, task)
         found.append(f"{manifest.directory} ({manifest.hash})")
     if unreadable:
         raise UserError(f"data {manifest_hash} not found below {root}, where {unreadable[0]}")

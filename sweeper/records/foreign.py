@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from sweeper.records.metrics import SCORES
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.base import Run
 from sweeper.run.execution import Execution
@@ -155,7 +156,7 @@ def _result(run_id: str, content: bytes) -> dict[str, Any]:
             and result["reason"].isprintable()
             and _is_number(seconds["step"])
             and all(map(_is_number, seconds.values()))
-            and _is_number(result.get("unigram_entropy", 0.0))
+            and all(_is_number(result.get(name, 0.0)) for name in ("unigram_entropy", *SCORES))
             and all(isinstance(version, str) for version in origin["packages"].values())
             and all(isinstance(origin[name], str) for name in ("python", "processor"))
             and isinstance(origin["commit"], str | None)

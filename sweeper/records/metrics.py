@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 WHOLE_STEPS = 2_000  # first steps of a training with `RunConfig.diagnostics`: each has a line, also after an export
+SCORES = ("val_accuracy", "val_exact_match")  # of a task's validation set, in lines of validations and in the result
 STREAM_NORM, STREAM_GRADIENT = "stream_norm_", "stream_grad_"  # and the number of the loop step, 1 … N
 
 

@@ -18,6 +18,7 @@ from sweeper.files import read_json
 from sweeper.records.axes import BASE_AXES, is_extra, same
 from sweeper.records.export import READOUT_COLUMNS
 from sweeper.records.foreign import RUN_ID, STATES, Refused, read_sweep
+from sweeper.records.metrics import SCORES
 from sweeper.records.run_dir import RECORDS
 from sweeper.records.sweep_manifest import Sweep
 
@@ -105,7 +106,8 @@ class Records:
     def _result(self, run_id: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         row = rows[0]
         entries = {str(one["sweep"]): self._described.get(str(one["sweep"]), {}) for one in rows}
-        numbers = [row["val_loss"], row["step"], row.get("unigram_entropy"), row.get("step_seconds")]
+        measured = {key: row[key] for key in ("unigram_entropy", *SCORES) if row.get(key) is not None}
+        numbers = [row["val_loss"], row["step"], row.get("step_seconds"), *measured.values()]
         if not all(isinstance(value, int | float | None) for value in numbers):
             raise ValueError("a number is none")
         if not str(row.get("reason") or "").isprintable():
@@ -122,7 +124,7 @@ class Records:
             "reason": row.get("reason") or "",
             "val_loss": row["val_loss"],
             "step": int(row["step"]),
-            **{key: row[key] for key in ("unigram_entropy",) if row.get(key) is not None},
+            **measured,
             "seconds": {"step": row["step_seconds"]} if row.get("step_seconds") is not None else {},
             # Those of whole sweeps: records do not hold the origin of each run.
             "provenance": {**next(iter(origins.values())), "sweeps": origins},

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.records.lock import is_alive, read_owner
+from sweeper.records.metrics import SCORES
 from sweeper.records.run_dir import RunDir
 from sweeper.records.sweep_manifest import Sweep, manifests
 
@@ -41,6 +42,7 @@ class RunStatus:
         step: optimizer steps logged so far.
         val_loss: final validation loss, nats per token; nan while there is none.
         unigram_entropy: of the validation set, nats per token; nan where it was not recorded.
+        scores: final ones of a task, by the names of `SCORES`; empty for text.
         reason: why it failed or diverged, one line.
         step_seconds: wall time spent in optimizer steps, finished runs only.
         loss: last training loss logged, nats per token.
@@ -53,6 +55,7 @@ class RunStatus:
     step: int = 0
     val_loss: float = math.nan
     unigram_entropy: float = math.nan
+    scores: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     step_seconds: float = math.nan
     loss: float = math.nan
@@ -90,6 +93,7 @@ def finished_status(result: Mapping[str, Any]) -> RunStatus:
         step=result["step"],
         val_loss=math.nan if loss is None else loss,
         unigram_entropy=result.get("unigram_entropy", math.nan),
+        scores={name: result[name] for name in SCORES if name in result},
         reason=result["reason"],
         step_seconds=result["seconds"].get("step", math.nan),  # records of earlier versions have none
     )
@@ -109,6 +113,7 @@ def sweep_rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> list[dict[str
                 "state": str(status.state),
                 "val_loss": status.val_loss,
                 "unigram_entropy": status.unigram_entropy,
+                **status.scores,
                 "step": status.step,
                 "step_seconds": status.step_seconds,
                 "reason": status.reason,
@@ -126,7 +131,7 @@ def sweep_table(manifest: Path, runs: Path) -> "pd.DataFrame":
 
     Returns:
         Columns sweep, experiment, preset, the base axes, run_id, steps, flops, the extra axes (`Sweep.columns`), state,
-        val_loss, unigram_entropy, step, step_seconds, reason.
+        val_loss, unigram_entropy, in a task `SCORES`, step, step_seconds, reason.
     """
     import pandas as pd
 

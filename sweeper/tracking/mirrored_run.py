@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.records.metrics import SCORES
 from sweeper.records.sweep_manifest import Sweep
 
 STEP = "train_step"  # wandb's own step only counts rows
@@ -73,7 +74,7 @@ class MirroredRun:
         """The lines of metrics.jsonl. A validation is a separate line."""
         lines: list[dict[str, Any]] = []
         for step, values in self.history().items():
-            validation = {key: values.pop(key) for key in ("val_loss",) if key in values}
+            validation = {key: values.pop(key) for key in ("val_loss", *SCORES) if key in values}
             lines += [{"step": step, **part} for part in (values, validation) if part]
         return lines
 

@@ -15,7 +15,8 @@ from sweeper.run.spec import ProbeConfig
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
 from sweeper.training.readouts import stream_readouts
-from sweeper.training.trainer import Stopwatch, initialized, outcome, prepare_device
+from sweeper.training.setup import initialized, prepare_device
+from sweeper.training.trainer import Stopwatch, outcome
 
 
 def run_probe(attempt: Attempt[ProbeConfig]) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.transformer import LoopedTransformer
+from sweeper.training.batch import Batch, as_batch
 
 READOUT_TOKENS = 32_768  # of the validation set: enough for means over tokens
 
@@ -51,15 +52,16 @@ class StreamReadouts:
         self._states.append(h)
 
     @torch.no_grad()
-    def update(self, targets: Tensor) -> None:
-        """Add the first sequences of the last forward pass. targets: (≤ B, T), the next tokens of these sequences."""
+    def update(self, batch: Batch) -> None:
+        """Add the first sequences of the last forward pass, with their targets. Losses are those of answers only."""
+        targets = batch.targets
         states = [h[: len(targets)] for h in self._states]
         self._states.clear()
         stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (tokens, S + 1, D)
         losses = torch.stack([self._model.token_losses(h, states[0], targets) for h in states], dim=-1)
         increments = torch.nn.functional.normalize(stream.diff(dim=1), dim=-1)
         self._moments["residual_norm"].add(stream.norm(dim=-1))
-        self._moments["loop_loss"].add(losses)
+        self._moments["loop_loss"].add(losses if batch.scored is None else losses[batch.scored.flatten()])
         self._moments["increment_cosine"].add(increments @ increments.mT)
 
     def sums(self) -> list[Tensor]:
@@ -81,5 +83,5 @@ def stream_readouts(model: LoopedTransformer, rows: Tensor) -> dict[str, Any]:
     """`StreamReadouts` of rows (B, T + 1) of tokens, on the model's device."""
     readouts = StreamReadouts(model)
     model(rows[:, :-1], rows[:, 1:], observe=readouts.observe)
-    readouts.update(rows[:, 1:])
+    readouts.update(as_batch(rows))
     return readouts.to_dict()

@@ -14,26 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.cpu.tied_embedding import tied
-from model.initialization import initialize_
 from model.loop import Observer
-from model.optimizer import Optimizer, make_optimizer
-from model.transformer import LoopedTransformer
-from sweeper.data import Prefetch, TokenData, open_data
+from sweeper.data import Prefetch, TaskData, TokenData, open_data
 from sweeper.errors import UserError
 from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
-from sweeper.records.metrics import WHOLE_STEPS, MetricsFile
+from sweeper.records.metrics import SCORES, WHOLE_STEPS, MetricsFile
 from sweeper.records.run_dir import RunDir
-from sweeper.run.base import ModelRun
 from sweeper.run.execution import Execution
 from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import RunConfig
 from sweeper.run.stop import StopFlag
+from sweeper.training.accuracy import Examiner
 from sweeper.training.attempt import Attempt
+from sweeper.training.batch import as_batch, blank_rows, scored_targets
 from sweeper.training.blow_up import BlowUp
 from sweeper.training.diagnostics import StepLines, StreamNorms, loops_at_test_time, unigram_entropy
 from sweeper.training.distributed import ALONE, Ranks
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
+from sweeper.training.setup import initialized, prepare_device
 
 REPORT_SECONDS = 0.5
 log = logging.getLogger(__name__)
@@ -47,57 +45,6 @@ def run_training(attempt: Attempt[RunConfig]) -> dict[str, Any] | None:
     outcome = trainer.run(attempt.stop, attempt.report)
     ranks.leave()
     return outcome
-
-
-def prepare_device(execution: Execution, precision: str) -> torch.device:
-    """The device of this process's runs, with threads and the precision of products set.
-
-    Raises:
-        UserError: if it is missing.
-    """
-    if execution.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
-    torch.set_num_threads(execution.threads)
-    torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
-    return torch.device(execution.device)
-
-
-def initialized(
-    config: ModelRun,
-    execution: Execution,
-    device: torch.device,
-    segment_layers: int | None = None,
-    *,
-    compile_head: bool = False,
-) -> tuple[LoopedTransformer, Optimizer]:
-    """The run's model before its first step, and the optimizer of its per-tensor table.
-
-    Args:
-        config: what is trained.
-        execution: how; `compile` compiles the block.
-        device: where.
-        segment_layers: layers of a segment that is observed; None for a loop step.
-        compile_head: compile the head too. A few steps would not earn it back.
-    """
-    model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=segment_layers)
-    initialize_(model, config.table, config.seed)
-    model = model.to(device)
-    if device.type == "cpu":
-        model.look_up = tied  # elsewhere rows would be added in any order
-    if execution.compile:
-        _compile(model, device, head=compile_head)
-    return model, make_optimizer(model, config.table, config.betas)
-
-
-def _compile(model: LoopedTransformer, device: torch.device, *, head: bool) -> None:
-    """Compile one block for every layer, loop step, N and rule; on a CPU by `model.cpu`, and the head if asked for."""
-    if device.type == "cpu":
-        from model.cpu.enable import enable  # imports torch's compiler, which takes two seconds
-
-        enable(model, head=head)
-        return
-    for block in model.blocks:
-        block.compile(dynamic=False)
 
 
 class Stopwatch:
@@ -135,7 +82,7 @@ class Trainer:
         rundir: the run's directory; its metrics and checkpoints are written here.
         config: what to train.
         execution: how.
-        data: the prepared tokens.
+        data: the prepared tokens, or the examples of a task.
         ranks: the processes that train this run together; rank 0 writes.
 
     Raises:
@@ -144,7 +91,7 @@ class Trainer:
     """
 
     def __init__(
-        self, rundir: RunDir, config: RunConfig, execution: Execution, data: TokenData, ranks: Ranks = ALONE
+        self, rundir: RunDir, config: RunConfig, execution: Execution, data: TokenData | TaskData, ranks: Ranks = ALONE
     ) -> None:
         if config.batch_sequences % ranks.size:
             raise UserError(
@@ -167,6 +114,7 @@ class Trainer:
         self._batches = Prefetch(partial(_batch, data, config, ranks, self.device))
         self.step = 0
         self.val_loss = math.nan
+        self.scores: dict[str, float] = {}  # of the last validation, in a task
         self.seconds = dict.fromkeys(("step", "validation", "checkpoint", "compile", "readouts", "cpu"), 0.0)
 
     def run(self, stop: StopFlag, report: Reporter) -> dict[str, Any] | None:
@@ -199,7 +147,7 @@ class Trainer:
                 loss = self._loss(some, observe)
             if readouts is not None and observe is not None:
                 with self._timed("readouts"), self._autocast():
-                    readouts.update(some[: n_read - first, 1:])
+                    readouts.update(as_batch(some).first(n_read - first))
             return loss
 
         [loss] = self._mean_over_validation(1, loss_of)
@@ -215,8 +163,9 @@ class Trainer:
         loops = loops_at_test_time(self.config.model.n_loops)
 
         def losses_of(_: int, some: Tensor) -> Tensor:
+            batch = as_batch(some)
             with self._timed("readouts"), self._autocast():
-                return self.model.losses_by_loops(some[:, :-1], some[:, 1:], loops)
+                return self.model.losses_by_loops(batch.inputs, batch.targets, loops, batch.weights)
 
         losses = self._mean_over_validation(len(loops), losses_of)
         finite = [loss if math.isfinite(loss) else None for loss in losses]
@@ -231,6 +180,19 @@ class Trainer:
             losses[:, i] = losses_of(starts[i], rows[starts[i] : starts[i] + part].to(self.device))
         self.ranks.sum_([losses])
         return [float(of.clone().mean()) for of in losses]  # each as if it were alone: a GPU sums by alignment
+
+    def _scores(self) -> dict[str, float]:
+        """Accuracy and exact match on the validation set of a task, at the model's own N; nothing for text."""
+        if not isinstance(self.data, TaskData):
+            return {}
+        with self._timed("validation"):
+            found = self._examiner.scores(self._validation_rows(), [self.config.model.n_loops])
+        self.scores = dict(zip(SCORES, (mean for [(mean, _)] in found.values()), strict=True))
+        return self.scores
+
+    @property
+    def _examiner(self) -> Examiner:
+        return Examiner(self.model, self.execution.micro_batch, self.device, self._autocast)
 
     def _validation_rows(self) -> Tensor:
         rows = self.data.validation(self.config.seq_len, self.config.validation_tokens)
@@ -263,7 +225,7 @@ class Trainer:
             if last or self.step % execution.validate_every == 0:
                 readouts = StreamReadouts(self.model) if last else None
                 self.val_loss = self.validate(readouts)
-                metrics.write({"step": self.step, "val_loss": self.val_loss})
+                metrics.write({"step": self.step, "val_loss": self.val_loss, **self._scores()})
                 if readouts is not None:
                     self._write_readouts(readouts)
             if last or self.step % execution.checkpoint_every == 0:
@@ -282,6 +244,12 @@ class Trainer:
         found = readouts.to_dict()
         if self.config.diagnostics:
             found["test_loss"] = self.test_losses()
+        if isinstance(self.data, TaskData) and self.ranks.is_main:
+            each = self.config.validation_tokens // self.config.seq_len // len(self.data.task.all_levels)
+            with self._timed("readouts"):
+                found |= self._examiner.at_levels(
+                    self.data, max(1, each), loops_at_test_time(self.config.model.n_loops)
+                )
         if self.ranks.is_main:
             self.rundir.write_readouts(found)
 
@@ -321,10 +289,10 @@ class Trainer:
         return self._lines.take() if due else []
 
     def _loss(self, rows: Tensor, observe: Observer | None = None) -> Tensor:
-        """Mean loss of rows (B, T + 1); `observe` as for `LoopedTransformer`."""
-        rows = rows.to(self.device, non_blocking=True)
+        """Mean loss of rows, see `as_batch`; `observe` as for `LoopedTransformer`."""
+        batch = as_batch(rows.to(self.device, non_blocking=True))
         with self._autocast():
-            loss: Tensor = self.model(rows[:, :-1], rows[:, 1:], observe=observe)
+            loss: Tensor = self.model(batch.inputs, batch.targets, weights=batch.weights, observe=observe)
         return loss
 
     def _autocast(self) -> torch.autocast:
@@ -336,7 +304,7 @@ class Trainer:
         Where the compiler is missing or fails the run continues uncompiled: slower, and equal up to rounding.
         """
         with self._timed("compile"):
-            rows = torch.zeros(self.execution.micro_batch, self.config.seq_len + 1, dtype=torch.int64)
+            rows = blank_rows(self.data, self.execution.micro_batch, self.config.seq_len)
             try:
                 self._loss(rows).backward()  # type: ignore[no-untyped-call]
                 with torch.no_grad():
@@ -357,7 +325,7 @@ class Trainer:
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.val_loss = state["step"], state["val_loss"]
+            self.step, self.val_loss, self.scores = state["step"], state["val_loss"], state.get("scores", {})
             self.seconds |= state["seconds"]
             if self._blow_up is not None:
                 self._blow_up.load_state_dict(state["blow_up"])
@@ -371,6 +339,7 @@ class Trainer:
             state = {
                 "step": self.step,
                 "val_loss": self.val_loss,
+                "scores": self.scores,
                 "seconds": self.seconds,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -383,9 +352,10 @@ class Trainer:
             **outcome(state, reason, self.step, self.config.schedule.steps, self.seconds),
             "val_loss": self.val_loss if math.isfinite(self.val_loss) else None,
             "tokens": self.step * self.config.batch_tokens,
+            **self.scores,
         }
         if self.config.diagnostics:
-            found["unigram_entropy"] = unigram_entropy(self._validation_rows()[:, 1:].numpy())
+            found["unigram_entropy"] = unigram_entropy(scored_targets(self._validation_rows()).numpy())
         return found
 
     @contextmanager

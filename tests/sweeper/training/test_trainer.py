@@ -22,6 +22,7 @@ from sweeper.execution.execute_run import execute_run
 from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
 from sweeper.run.stop import StopFlag
+from sweeper.training.batch import as_batch
 from sweeper.training.readouts import StreamReadouts, stream_readouts
 from sweeper.training.trainer import Trainer
 
@@ -180,7 +181,7 @@ def test_readouts_of_processes_add_up(runs, run_config, execution, run_data) -> 
     for readouts, of_part in zip(parts, (rows[:5], rows[5:]), strict=False):
         with torch.no_grad():
             trainer.model(of_part[:, :-1], observe=readouts.observe)
-        readouts.update(of_part[:, 1:])
+        readouts.update(as_batch(of_part))
     for sums in zip(*(readouts.sums() for readouts in parts), strict=True):
         sums[0].add_(sums[1]).add_(sums[2])
     found, expected = parts[0].to_dict(), stream_readouts(trainer.model, rows)

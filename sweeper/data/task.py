@@ -106,8 +106,9 @@ class Task:
         return self._draw(_key(_VALIDATION, level), index, np.full(count, level, np.int64), is_validation=True)
 
     def _levels(self, key: np.uint64, index: Hashes) -> Rows:
-        draws = _mixed(_mixed(index ^ key) ^ _GOLDEN)
-        return np.array(self.levels, np.int64)[(draws % np.uint64(len(self.levels))).astype(np.intp)]
+        numbers: Hashes = _mixed(_mixed(index ^ key) ^ _GOLDEN) % np.uint64(len(self.levels))
+        levels: Rows = np.array(self.levels, np.int64)[numbers.astype(np.int64)]
+        return levels
 
     def _draw(self, key: np.uint64, index: Hashes, levels: Rows, *, is_validation: bool) -> Examples:
         """Questions are drawn again until they are on the wanted side, each from draws of its own."""

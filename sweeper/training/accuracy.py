@@ -11,7 +11,6 @@ from model.transformer import LoopedTransformer
 from sweeper.data.tasks import TaskData
 from sweeper.training.batch import as_batch
 
-LEVEL = "_at_level_"  # between the name of a score and the level, in the name of a read-out
 SCORES = ("accuracy", "exact_match")
 
 
@@ -48,7 +47,7 @@ class Examiner:
         return found
 
     def at_levels(self, data: TaskData, examples: int, loops: Sequence[int]) -> dict[str, dict[str, list[float | int]]]:
-        """The scores at every level, trained or not, as read-outs in which i is the loop count.
+        """The scores at every level as read-outs in which i is the loop count: accuracy_trained_4, accuracy_beyond_6.
 
         Args:
             data: the task.
@@ -57,10 +56,11 @@ class Examiner:
         """
         found = {}
         for level in data.task.all_levels:
+            kind = "trained" if level in data.task.levels else "beyond"
             scores = self.scores(torch.from_numpy(data.validation_at(level, examples)), loops)
             for name, values in scores.items():
                 means, deviations = (list(of) for of in zip(*values, strict=True))
-                found[f"{name}{LEVEL}{level}"] = {"counts": list(loops), "mean": means, "std": deviations}
+                found[f"{name}_{kind}_{level}"] = {"counts": list(loops), "mean": means, "std": deviations}
         return found
 
     def _shares(self, rows: Tensor, loops: Sequence[int]) -> Iterator[Tensor]:

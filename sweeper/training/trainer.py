@@ -366,7 +366,7 @@ class Trainer:
         self.seconds["cpu"] += time.process_time() - cpu
 
 
-def _batch(data: TokenData, config: RunConfig, ranks: Ranks, device: torch.device, step: int) -> Tensor:
+def _batch(data: TokenData | TaskData, config: RunConfig, ranks: Ranks, device: torch.device, step: int) -> Tensor:
     """This rank's rows of a step's batch, int64 (B, T + 1); pinned for a GPU."""
     offset, count = ranks.part(config.batch_sequences)
     first = step * config.batch_sequences + offset

@@ -65,8 +65,9 @@ def test_every_validation_has_scores_and_the_last_are_the_results(runs, config, 
 def test_read_outs_have_every_level_at_every_loop_count(runs, config, data) -> None:
     runs.train(config, data=data)
     table = readouts_table(runs.root, [config.run_id])
-    scores = table[table["readout"].str.contains("_at_level_")]
-    names = {f"{name}_at_level_{level}" for name in ("accuracy", "exact_match") for level in (1, 2, 3)}
+    scores = table[table["readout"].str.contains("accuracy|exact")]
+    places = ("trained_1", "trained_2", "beyond_3")
+    names = {f"{name}_{place}" for name in ("accuracy", "exact_match") for place in places}
     assert set(scores["readout"]) == names
     for _, of_level in scores.groupby("readout"):
         assert of_level["i"].tolist() == loops_at_test_time(config.model.n_loops)
@@ -116,7 +117,7 @@ def test_text_has_no_scores(runs, run_config) -> None:
     rundir, result = runs.train(run_config)
     assert not set(SCORES) & set(result)
     assert not any(set(SCORES) & set(line) for line in rundir.read_metrics())
-    assert not any("level" in name for name in rundir.readouts())
+    assert not any("trained" in name for name in rundir.readouts())
 
 
 def test_diagnostics_of_a_task_are_of_its_answers(runs, config, data) -> None:

@@ -41,6 +41,7 @@ class FigureRow:
         tables: what it reads beside the sweep's cells, `curves` or `readouts`.
         at_tuned_rate: whether the report draws it with `--rate`, at the rate that the claims are judged at.
         clips: whether its script has `--whole`, to draw an axis to scale that it clips.
+        on_tasks: whether it draws only sweeps whose data are a task. It is then in a group of its own.
     """
 
     name: str
@@ -49,11 +50,17 @@ class FigureRow:
     tables: tuple[str, ...] = ()
     at_tuned_rate: bool = False
     clips: bool = False
+    on_tasks: bool = False
 
     @property
     def group(self) -> str:
-        """That of its experiment."""
-        return EXPERIMENTS[self.experiment].group
+        """That of its experiment, or `tasks`."""
+        return "tasks" if self.on_tasks else EXPERIMENTS[self.experiment].group
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What chooses it: its name, its experiment unless that trains text as a rule, and its group."""
+        return (self.name, self.group) if self.on_tasks else (self.name, self.experiment, self.group)
 
     @property
     def command(self) -> str:
@@ -87,6 +94,7 @@ FIGURES = (  # the first paper's in its order, then the others
     FigureRow("stability", "Stabilisers · Collapse and calm in the first steps", "architectures", ("curves",)),
     FigureRow("architectures", "Stabilisers · Lowest loss, and shift of the optimum", "architectures"),
     FigureRow("test_time", "Stabilisers · Loss at other loop counts than trained with", "architectures", ("readouts",)),
+    FigureRow("tasks", "Tasks · What more loops buy", "lr_transfer", ("readouts",), on_tasks=True),
 )
 
 
@@ -117,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Other options are passed on to the figures' scripts, such as --results DIR or --out DIR.",
         allow_abbrev=False,
     )
-    only_help = "these figures, those of an experiment, or of a group (init, trained, beyond, stabilisers)"
+    only_help = "these figures, those of an experiment, or of a group (init, trained, beyond, stabilisers, tasks)"
     parser.add_argument("--only", metavar="NAME,…", help=only_help)
     parser.add_argument("--experiments", action="store_true", help="print the experiments that are drawn, no more")
     args, options = parser.parse_known_args(argv)
@@ -143,11 +151,11 @@ def select(names: Iterable[str]) -> tuple[FigureRow, ...]:
         UserError: for a name that is none of them.
     """
     wanted = set(names)
-    keys = {figure: (figure.name, figure.experiment, figure.group) for figure in FIGURES}
-    known = dict.fromkeys(key for column in zip(*keys.values(), strict=True) for key in column)
+    columns = ([of.name for of in FIGURES], experiments(FIGURES), [of.group for of in FIGURES])
+    known = dict.fromkeys(key for column in columns for key in column)
     if unknown := sorted(wanted - set(known)):
         raise UserError(f"--only: {unknown[0]!r} is not one of {', '.join(known)}")
-    return tuple(figure for figure in FIGURES if wanted & set(keys[figure]))
+    return tuple(figure for figure in FIGURES if wanted & set(figure.names))
 
 
 def _redraw(figure: FigureRow, options: Sequence[str], progress: str) -> bool:

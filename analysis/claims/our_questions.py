@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from analysis.claims import architectures, transfer
+from analysis.claims import architectures, tasks, transfer
 from analysis.claims.architectures import BOUNDARY, FLT, FLT_LINEAR, PLAIN_LINEAR
 from analysis.claims.verdict import Claim, Source
 
@@ -68,5 +68,35 @@ CLAIMS = (
         "as the claim on Figure 5b–d, in the sweep with optimizer.weight_decay=0",
         _SAME,
         transfer.transfers_without_decay,
+    ),
+    Claim(
+        SOURCE,
+        "tasks-loops",
+        "On a task, more loops raise accuracy at fixed parameters",
+        "2502.17416",
+        "looped models solve what needs depth",
+        "accuracy at N = 8 minus that at N = 1 under linear at L_ref, each at its best rate by loss; paired over seeds",
+        "its interval lies above zero",
+        tasks.loops_raise_accuracy,
+    ),
+    Claim(
+        SOURCE,
+        "tasks-scaling",
+        "On a task, 1/N is more accurate than FLT at 12 loops",
+        "both papers",
+        "two ways to stabilise the loop, where loops pay",
+        "accuracy of plain with linear minus that of FLT with ε = 1 at N = 12, each at its best rate; paired over seeds",
+        "its interval lies above zero",
+        partial(tasks.scaling_beats, scaled=PLAIN_LINEAR, other=FLT),
+    ),
+    Claim(
+        SOURCE,
+        "tasks-test-time",
+        "On a task, loops at test time beyond training help on harder questions than were trained",
+        "recurrent-pretraining",
+        "more loops at test time as a way to think longer",
+        "accuracy on the levels beyond training at N_test = 16 minus that at 8, of models with N = 8 under linear at L_ref",
+        "its interval lies above zero",
+        tasks.more_test_loops_help,
     ),
 )

@@ -17,6 +17,7 @@ from analysis import figures
 from analysis.claims.transfer import tuned_rate
 from analysis.figures import FigureRow
 from analysis.records.result_sets import Records
+from analysis.stats.accuracy import has_accuracy
 
 
 def at_tuned_rate(records: Records) -> list[str]:
@@ -75,6 +76,7 @@ def _tasks(records: Records, prefix: str) -> list[_Task]:
         )
         for figure in figures.FIGURES
         if figure.experiment in records.arguments
+        and (not figure.on_tasks or has_accuracy(records.cells[figure.experiment]))
     ]
 
 

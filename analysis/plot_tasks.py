@@ -2,9 +2,9 @@
 
     python analysis/plot_tasks.py [options: see --help]
 
-Accuracy is the share of an answer's tokens that are right, mean over examples. Each architecture, rule, depth and N is at
-its best rate, which has the lowest validation loss. Left: accuracy against N. Middle: against the level of a question
-(hops, or digits), a line per N, with levels that were not trained behind the dotted line. Right: against the loops at
+Accuracy is the share of an answer's tokens that are right, mean over examples. Each architecture, rule, depth and N is
+at its best rate, which has the lowest validation loss. Left: accuracy against N. Middle: against the level of a
+question (hops, or digits), a line per N; levels right of the dotted line were not trained. Right: against the loops at
 test time, on trained levels (solid) and beyond (dashed). Middle and right are of one architecture and rule. Bands are
 the range over seeds. tasks.csv has the left panel's numbers, tasks_levels.csv those of the others.
 """
@@ -68,17 +68,19 @@ def draw(cells: pd.DataFrame, runs: pd.DataFrame, levels: pd.DataFrame) -> Figur
     return figure
 
 
-def _family(table: pd.DataFrame) -> "pd.Series[object]":
+def _family(table: pd.DataFrame) -> list[object]:
     """The architecture, rule and depth of the middle and right panels: plain under linear at L_ref if it is there."""
     order = table.assign(is_other=(table["architecture"] != PLAIN) | (table["rule"] != "linear"))
-    return order.sort_values(["is_other", "n_layers"], kind="stable").iloc[0][FAMILY]
+    return order.sort_values(["is_other", "n_layers"], kind="stable")[FAMILY].iloc[0].tolist()
 
 
 def _draw_by_count(axes: Axes, runs: pd.DataFrame) -> None:
     looks = style.rule_looks(runs["rule"])
     of_others = style.stabiliser_looks(zip(runs["architecture"], runs["rule"], strict=True))
     depths = sorted(set(runs["n_layers"]))
-    for (architecture, rule, n_layers), of_line in runs.groupby(FAMILY, sort=False):
+    for _, of_line in runs.groupby(FAMILY, sort=False):
+        architecture, rule = str(of_line["architecture"].iloc[0]), str(of_line["rule"].iloc[0])
+        n_layers = int(of_line["n_layers"].iloc[0])
         look = looks[rule] if architecture == PLAIN else of_others[architecture, rule]
         name = rule if architecture == PLAIN else f"{architecture}, {rule}"
         dashes = {"linestyle": ["-", "--", ":", "-."][depths.index(n_layers) % 4]}
@@ -88,9 +90,9 @@ def _draw_by_count(axes: Axes, runs: pd.DataFrame) -> None:
 
 def _draw_by_level(axes: Axes, levels: pd.DataFrame, colors: dict[float, str]) -> None:
     own = levels[levels["test_loops"] == levels["n_loops"]]
-    for n, of_count in own.groupby("n_loops"):
-        look = {"color": colors[n], "marker": style.loop_marker(int(str(n))), **LINE}
-        _band(axes, of_count, "level", "accuracy", look)
+    for n in sorted(set(own["n_loops"])):
+        look = {"color": colors[n], "marker": style.loop_marker(n), **LINE}
+        _band(axes, own[own["n_loops"] == n], "level", "accuracy", look)
     axes.set_xticks(sorted(set(own["level"])))
     axes.set_xlabel("level (hops, digits)")
     trained, beyond = (own.loc[own["kind"] == kind, "level"] for kind in ("trained", "beyond"))
@@ -99,15 +101,14 @@ def _draw_by_level(axes: Axes, levels: pd.DataFrame, colors: dict[float, str]) -
 
 
 def _draw_by_test_loops(axes: Axes, levels: pd.DataFrame, colors: dict[float, str]) -> None:
+    means = levels.groupby(["kind", "n_loops", "seed", "test_loops"])["accuracy"].mean().reset_index()
     for kind, linestyle in (("trained", "-"), ("beyond", "--")):
-        of_kind = levels[levels["kind"] == kind]
-        key = ["n_loops", "seed", "test_loops"]
-        means = of_kind.groupby(key)["accuracy"].mean().reset_index()
-        for n, of_count in means.groupby("n_loops"):
+        for n in sorted(set(means["n_loops"])):
+            of_count = means[(means["kind"] == kind) & (means["n_loops"] == n)]
             look = {"color": colors[n], "linestyle": linestyle, "linewidth": 1.2}
             _band(axes, of_count, "test_loops", "accuracy", look)
-            at_own = of_count[of_count["test_loops"] == n]["accuracy"].mean()
-            axes.plot([n], [at_own], color=colors[n], marker=style.loop_marker(int(str(n))), markersize=5)
+            at_own = of_count.loc[of_count["test_loops"] == n, "accuracy"].mean()
+            axes.plot([n], [at_own], color=colors[n], marker=style.loop_marker(n), markersize=5)
     if len(levels):
         tested = sorted(set(levels["test_loops"]))
         panels.count_axis(axes, tested, r"loops at test time $N_\mathrm{test}$")
@@ -133,15 +134,9 @@ def print_accuracies(table: pd.DataFrame, console: Console) -> None:
     """Print a row per curve: best rate, loss, accuracy, exact match."""
     shown = Table("architecture", "rule", "L", "N", "best rate", "val loss", "accuracy", "exact match", "seeds")
     for row in table.to_dict("records"):
-        numbers = (
-            f"{row['base_lr']:g}",
-            f"{row['val_loss']:.3f}",
-            f"{row['accuracy']:.3f}",
-            f"{row['exact_match']:.3f}",
-        )
-        shown.add_row(
-            row["architecture"], row["rule"], str(row["n_layers"]), str(row["n_loops"]), *numbers, str(row["seeds"])
-        )
+        curve = (row["architecture"], row["rule"], str(row["n_layers"]), str(row["n_loops"]), f"{row['base_lr']:g}")
+        numbers = (f"{row[name]:.3f}" for name in ("val_loss", "accuracy", "exact_match"))
+        shown.add_row(*curve, *numbers, str(row["seeds"]))
     console.print(shown)
 
 

@@ -70,7 +70,7 @@ def level_table(runs: pd.DataFrame, readouts: pd.DataFrame) -> pd.DataFrame:
     return found[[*RUN, *key[1:], "accuracy", "exact_match"]].sort_values([*RUN, *key[1:]], ignore_index=True)
 
 
-def paired_difference(first: pd.Series, second: pd.Series) -> Estimate:  # type: ignore[type-arg]
+def paired_difference(first: pd.Series, second: pd.Series) -> Estimate:
     """`first` minus `second`, both by seed: the mean over the seeds that both have, with Student's interval."""
     both = first.to_frame("first").join(second.rename("second"), how="inner")
     if both.empty:

@@ -387,6 +387,7 @@ def test_ids_of_the_claims() -> None:
     ]  # fmt: skip
     assert [claim.id for claim in our_questions.CLAIMS] == [
         "ours-flt-rate", "ours-linear-flt", "ours-flt-linear", "ours-boundary", "ours-no-decay",
+        "tasks-loops", "tasks-scaling", "tasks-test-time",
     ]  # fmt: skip
 
 

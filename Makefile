@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PRESET=smoke|quick|laptop|gpu|paper|flt_quick|flt_paper (now $(PRESET))  LAUNCHER=local|slurm (now $(LAUNCHER))"
+	@echo "  PRESET=smoke|quick|laptop|gpu|paper|phop_quick|flt_quick|flt_paper (now $(PRESET))  LAUNCHER=local|slurm (now $(LAUNCHER))"
 	@echo "  ARGS='key=value …' adds Hydra overrides, such as ARGS='data.path=my-texts'"
 
 .PHONY: setup

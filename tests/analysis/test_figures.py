@@ -87,8 +87,8 @@ def test_figures_with_records_are_drawn_although_others_have_none(
     assert figures.main(options) == 0
     assert [file.name for file in (tmp_path / "out").glob("*.png")] == ["fig5.png"]
     printed = capsys.readouterr()
-    assert printed.out.endswith("drew 1 of 13 figures\n")
-    assert printed.err.count("error: ") == 12
+    assert printed.out.endswith("drew 1 of 14 figures\n")
+    assert printed.err.count("error: ") == 13
     assert figures.main(["--only", "fig5,fig2", *options]) == 2
 
 

@@ -74,7 +74,10 @@ def page(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Itera
 def test_every_figure_is_visible_and_nothing_overflows(page: Any) -> None:
     width = page.viewport_size["width"]
     assert [title.split("\n")[0] for title in page.locator("figcaption").all_inner_texts()] == [
-        figure.title for experiments in (PAPER, QUICK) for figure in FIGURES if figure.experiment in experiments
+        figure.title
+        for experiments in (PAPER, QUICK)
+        for figure in FIGURES
+        if figure.experiment in experiments and not figure.on_tasks  # the records are of text
     ]
     for figure in page.locator("figure").all():
         drawing = figure.locator("svg").first

@@ -12,6 +12,7 @@ import pytest
 from sweeper.errors import UserError
 from sweeper.records import lock as lock_module
 from sweeper.records.lock import RunLock
+from sweeper.records.metrics import SCORES
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, latest_sweep, run_status, sweep_table
 from sweeper.records.sweep_manifest import Sweep
@@ -88,6 +89,16 @@ def test_the_unigram_entropy_is_a_column_and_nan_where_it_was_not_recorded(tmp_p
     recorded, absent = sweep_table(tmp_path / "s.json", tmp_path / "runs")["unigram_entropy"]
     assert recorded == 4.26
     assert math.isnan(absent)
+
+
+def test_scores_of_a_task_are_columns_and_text_has_none(tmp_path: Path, rundir) -> None:
+    sweep("s", "a", "b").save(tmp_path)
+    rundir.write_result(result("done", 3.25))
+    assert not set(SCORES) & set(sweep_table(tmp_path / "s.json", tmp_path / "runs"))
+    rundir.write_result({**result("done", 3.25), "val_accuracy": 0.75, "val_exact_match": 0.5})
+    table = sweep_table(tmp_path / "s.json", tmp_path / "runs")
+    assert table.loc[0, list(SCORES)].tolist() == [0.75, 0.5]
+    assert table.loc[1, list(SCORES)].isna().all()
 
 
 def sweep(name: str, *run_ids: str, experiment: str = "lr_transfer") -> Sweep:

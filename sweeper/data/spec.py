@@ -8,12 +8,12 @@ from sweeper.data.tasks import TASKS
 from sweeper.errors import UserError
 
 SOURCES = ("wikipedia", "fineweb_edu", "local")
-SYMBOLS = "symbols"  # the kind of "tokenizer" of a task, whose tokens are its symbols
 LLAMA3_VOCAB_SIZE = 128_256
 # <|bos|> and the 256 bytes; anything above is merges.
 SMALLEST_BPE = 257
 # Custom tokenizer files: the format of the `tokenizers` library, and the format in which Llama 3 is published.
 TOKENIZER_FILES = {".json": "json", ".model": "llama3"}
+SYMBOLS = "symbols"  # the kind of "tokenizer" of a task, whose tokens are its symbols
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def prepare(overrides: Sequence[str]) -> None:
     spec, root = data_spec(config), Path(str(config.paths.data))
     if find_data(spec, root) is None:
         check_paths(config, "data")
-    if config.hydra.runtime.choices["hydra/launcher"] == "slurm" and find_data(spec, root) is None:
+    on_slurm = spec.task is None and config.hydra.runtime.choices["hydra/launcher"] == "slurm"
+    if on_slurm and find_data(spec, root) is None:
         from sweeper.execution.slurm.prepare_data import submit_data
 
         submit_data(spec, root, plugin_options(config, "launcher"), console)

@@ -1,7 +1,10 @@
 """The trained runs in Figures 6, 7 and 8: those under the linear rule, at one base rate."""
 
 import argparse
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,6 +54,16 @@ def preset_rate(preset: str) -> float:
         return float(yaml.safe_load(file.read_text())["optimizer"]["base_lr"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"--rate base: no optimizer.base_lr in {file}; give --rate best or a number") from error
+
+
+def tokens_a_step(preset: str, values: Mapping[str, Any]) -> float:
+    """Tokens in an optimizer step of a training, from the sweep's values or, in older records, from its preset."""
+    try:
+        batch = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())["batch"]
+    except (OSError, KeyError, TypeError, ValueError):
+        batch = {}
+    sizes = [values.get(f"batch.{name}", batch.get(name, math.nan)) for name in ("sequences", "seq_len")]
+    return float(sizes[0]) * float(sizes[1])
 
 
 def _number(text: str) -> float:

@@ -5,6 +5,7 @@ This module and `analysis.records.cell_axes` are the only ones of `analysis` tha
 """
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.records import cell_axes
+from analysis.records.several import together
 from sweeper.errors import UserError
 from sweeper.records.axes import PLAIN, as_text
 from sweeper.run.spec import kind_of
@@ -69,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep_help = (
         "which sweep: its name, the beginning of it or its id (default: the newest of this figure's experiment)"
     )
-    add("--sweep", metavar="NAME", help=sweep_help)
+    add("--sweep", action="append", metavar="NAME", help=f"{sweep_help}; several times: those sweeps in one figure")
+    add("--panels", metavar="a,b", help="draw only these panels of the sweep: short for --where panel=a,b")
     where_help = "draw only the cells with these values: --where panel=b optimizer.weight_decay=0,0.1"
     add("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=where_help)
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
@@ -118,23 +121,54 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     axes (`sweeper.records.axes`). In these, null is a text. `val_loss` is in nats per token, NaN if there is none.
     Raises `UserError` where the sweep is missing or its table is not what the columns promise.
     """
+    names = list(dict.fromkeys(args.sweep or [None]))
+    if len(names) > 1 and (args.wandb or args.wandb_dir):
+        raise UserError("--sweep: one sweep at a time can be read from wandb; give one")
+    loaded = [_load_one(args, name, experiment, make_command) for name in names]
+    tables = [validated(cells, experiment, named=args.sweep is not None) for cells, _ in loaded]
+    cells = tables[0]
+    if len(tables) > 1:
+        if args.log_wandb is not None:
+            raise UserError("--log-wandb: a figure of several sweeps belongs to none of them; leave it out")
+        cells = validated(together(tables, [values for _, values in loaded]), experiment, named=True)
+    panels = [] if args.panels is None else [f"panel={args.panels}"]
+    return cell_axes.where(cells, [*args.where, *panels])
+
+
+def shared_values(args: argparse.Namespace, experiment: str, make_command: str) -> dict[str, Any]:
+    """The configuration values that all cells of the (first) sweep share, by key; empty if they are not recorded."""
+    return _load_one(args, (args.sweep or [None])[0], experiment, make_command)[1]
+
+
+def _load_one(
+    args: argparse.Namespace, name: str | None, experiment: str, make_command: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The cells of a sweep, as they are recorded, and the configuration values that they share, if these are."""
     if args.results is not None:
-        cells = _stored_cells(args.results, args.sweep, experiment)
-    elif (mirrored := _mirrored(args, args.sweep, experiment)) is not None:
-        cells = mirrored.cells()
-    else:
-        cells = _local_cells(args, experiment, make_command)
-    return cell_axes.where(validated(cells, experiment, named=args.sweep is not None), args.where)
+        cells = _stored_cells(args.results, name, experiment)
+        described = _parent(args.results) / "provenance.json"
+        origins = json.loads(described.read_text()) if described.is_file() else {}
+        sweep = str(cells["sweep"].iloc[0]) if len(cells) and "sweep" in cells else ""
+        return cells, origins.get(sweep, {}).get("values", {})
+    if (mirrored := _mirrored(args, name, experiment)) is not None:
+        return mirrored.cells(), mirrored.sweep.base
+    return _local_cells(args, name, experiment, make_command)
 
 
-def _local_cells(args: argparse.Namespace, experiment: str, make_command: str) -> pd.DataFrame:
+def _parent(results: Path) -> Path:
+    return results.parent if results.is_file() else results
+
+
+def _local_cells(
+    args: argparse.Namespace, name: str | None, experiment: str, make_command: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     # Imported here, so that stored results are drawn without the rest of the sweeper.
     from sweeper.records.status import latest_sweep, sweep_table
-    from sweeper.records.sweep_manifest import find, sweeps_beside
+    from sweeper.records.sweep_manifest import Sweep, find, sweeps_beside
 
     sweeps = args.sweeps if args.sweeps is not None else sweeps_beside(args.runs)
-    if args.sweep is not None:
-        manifest: Path | None = find(sweeps, args.sweep, experiment)
+    if name is not None:
+        manifest: Path | None = find(sweeps, name, experiment)
     else:
         manifest = latest_sweep(sweeps, experiment) if sweeps.is_dir() else None
     if manifest is None:
@@ -142,7 +176,7 @@ def _local_cells(args: argparse.Namespace, experiment: str, make_command: str) -
     cells = sweep_table(manifest, args.runs)
     if not _has_any(args.runs, cells["run_id"]):
         raise UserError(f"--runs {args.runs}: none of the runs of sweep {manifest.stem} is there; give their directory")
-    return cells
+    return cells, Sweep.load(manifest).base
 
 
 def _has_any(runs: Path, run_ids: Iterable[str]) -> bool:
@@ -181,7 +215,7 @@ def _mirrored(args: argparse.Namespace, sweep: str | None, experiment: str | Non
 
 
 def _stored_table(results: Path, name: str, cells: pd.DataFrame) -> pd.DataFrame:
-    directory = results.parent if results.is_file() else results
+    directory = _parent(results)
     file = directory / f"{name}.parquet"
     if not file.is_file():
         raise UserError(f"--results: no {file}; `loopsweep export SWEEP --out {directory}` writes it")

@@ -21,7 +21,7 @@ from analysis.claims.table import assess, by_source
 from analysis.claims.verdict import Finding, Source, Verdict
 from analysis.plotting import style
 from analysis.records.result_sets import Records, find_records
-from analysis.report import gallery, tables
+from analysis.report import gallery, legend, tables
 from analysis.report.gallery import Drawing
 from analysis.report.runs import relative, run_table
 from analysis.report.tables import Table
@@ -168,8 +168,9 @@ def render(template: str, sections: Sequence[Section]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural, "linked": linked}
+    environment.filters["decided_by"] = legend.decided_by
     return environment.get_template(template).render(
-        sections=sections, groups=by_source(), today=date.today().isoformat()
+        sections=sections, groups=by_source(), meanings=legend.MEANINGS, today=date.today().isoformat()
     )
 
 

@@ -2,13 +2,10 @@
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from analysis.plotting.trained import PRESETS
+from analysis.plotting.trained import tokens_a_step
 from analysis.records import sources
 from analysis.records.result_sets import Records
 from analysis.report.retrain import command
@@ -44,13 +41,13 @@ def run_table(records: Records, out: Path) -> dict[str, Any]:
             "runs": runs,
         }
         details = sources.run_details(Path(place), cells["run_id"].unique()) if option == "--runs" else {}
-        tokens_a_step = _tokens_a_step(str(cells["preset"].iloc[0]), origin.get("values", {}))
+        of_step = tokens_a_step(str(cells["preset"].iloc[0]), origin.get("values", {}))
         for row in cells.drop_duplicates("run_id").to_dict("records"):
             cell: dict[str, Any] = {"architecture": PLAIN, **{str(name): value for name, value in row.items()}}
             known = details.get(cell["run_id"], sources.RunDetails())
             recorded = cell.get("step_seconds", math.nan) / 3600
             trained = not math.isnan(cell["val_loss"]) or records.cells[experiment]["val_loss"].notna().any()
-            tokens = known.tokens if not math.isnan(known.tokens) else tokens_a_step * cell["steps"]
+            tokens = known.tokens if not math.isnan(known.tokens) else of_step * cell["steps"]
             hours = known.hours if not math.isnan(known.hours) else recorded
             own = [known.machine, known.commit[:10], known.data]
             own.append(relative(Path(place) / cell["run_id"], out) + "/" if details else "")
@@ -69,16 +66,6 @@ def run_table(records: Records, out: Path) -> dict[str, Any]:
 def relative(path: Path, out: Path) -> str:
     """A path as the page in `out` links to it."""
     return Path(os.path.relpath(path.absolute(), out.absolute())).as_posix()
-
-
-def _tokens_a_step(preset: str, values: Mapping[str, Any]) -> float:
-    """Tokens in an optimizer step of a training, from the sweep's values or, in older records, from its preset."""
-    try:
-        batch = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())["batch"]
-    except (OSError, KeyError, TypeError, ValueError):
-        batch = {}
-    sizes = [values.get(f"batch.{name}", batch.get(name, math.nan)) for name in ("sequences", "seq_len")]
-    return float(sizes[0]) * float(sizes[1])
 
 
 def _plain(value: Any) -> Any:

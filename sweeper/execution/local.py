@@ -23,6 +23,9 @@ from sweeper.records.status import FINISHED, State, run_status
 from sweeper.run.spec import KINDS
 
 
+PRUNE_BYTES = 10 * 2**20  # of checkpoints; less is not worth a word
+
+
 def launch_local(
     context: HydraContext,
     config: DictConfig,

@@ -204,3 +204,32 @@ def test_formats_are_pdf_png_and_svg_only() -> None:
     assert sources.parse_formats("png") == ("png",)
     with pytest.raises(UserError, match="'jpg' is not one of pdf, png, svg"):
         sources.parse_formats("png,jpg")
+
+
+def test_two_sweeps_are_one_table_with_an_axis_for_what_differs(
+    submit: Submit, cell_table: CellTable, tmp_path: Path
+) -> None:
+    other = cell_table().assign(run_id=lambda cells: cells["run_id"] + "-decay")
+    submit("plain", base={"optimizer.weight_decay": 0.0, "optimizer.beta2": 0.95, "preset": "quick"})
+    submit("decay", other, base={"optimizer.weight_decay": 0.1, "optimizer.beta2": 0.95, "preset": "quick"})
+    both = load("--runs", str(tmp_path / "runs"), "--sweep", "plain", "--sweep", "decay", "--panels", "a,b")
+    assert cell_axes.extra_axes(both) == ["optimizer.weight_decay"]
+    assert both.groupby("optimizer.weight_decay").size().to_dict() == {"0": 64, "0.1": 64}
+    assert set(both["panel"]) == {"a", "b"}
+    assert set(both["sweep"]) == {"plain + decay"}
+
+
+def test_sweeps_that_no_value_tells_apart_are_told_by_name_and_shared_runs_are_drawn_once(
+    cell_table: CellTable, store: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, second = cell_table().assign(sweep="one"), cell_table(loop_counts=(1, 2, 4)).assign(sweep="two")
+    stored = store(tmp_path / "same", pd.concat([first, second]))
+    both = load("--results", str(stored), "--sweep", "one", "--sweep", "two")
+    assert len(both) == len(first)
+    assert cell_axes.extra_axes(both) == []
+    second["run_id"] += "-again"
+    both = load(
+        "--results", str(store(tmp_path / "other", pd.concat([first, second]))), "--sweep", "one", "--sweep", "two"
+    )
+    assert cell_axes.extra_axes(both) == ["sweep.name"]
+    assert len(both) == len(first) + len(second)

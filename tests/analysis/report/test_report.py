@@ -15,8 +15,9 @@ import pytest
 
 from analysis import plot_fig5
 from analysis.claims.table import CLAIMS, by_source
+from analysis.claims.verdict import OPEN_REASONS, Finding, Verdict
 from analysis.records.result_sets import Records, find_records
-from analysis.report import gallery
+from analysis.report import gallery, legend
 from analysis.report import page as report
 
 REPOSITORY = Path(__file__).parents[3]
@@ -227,3 +228,13 @@ def test_everything_works_without_torch(cell_table: CellTable, tmp_path: Path) -
     options = ["--runs", str(tmp_path), "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
     subprocess.run([sys.executable, "-c", blocked, *options], check=True, cwd=REPOSITORY, capture_output=True)
     assert "183.5M" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_every_verdict_is_explained_and_every_class_of_open_claims_has_a_remedy(written: Path) -> None:
+    page = html.unescape((written / "report.html").read_text())
+    assert set(legend.MEANINGS) == set(Verdict)
+    assert all(meaning in page for meaning in legend.MEANINGS.values())
+    assert set(OPEN_REASONS.values()) == set(legend.DECIDED_BY)
+    for why, short in OPEN_REASONS.items():
+        assert legend.decided_by(Finding(Verdict.INCONCLUSIVE, "", why)) == legend.DECIDED_BY[short]
+    assert legend.decided_by(Finding(Verdict.HOLDS)) == ""

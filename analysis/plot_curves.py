@@ -33,10 +33,12 @@ QUANTITIES = {
     "residual_rms": "$R$",
     "update_rms": "change in a step",
 }
+DEFAULT = ("loss", "grad_norm", "base_lr")
 LOGARITHMIC = ("grad_norm", "norm", "residual_rms", "update_rms")
 X = {"step": "optimizer step", "tokens": "tokens", "flops": "FLOPs"}
 COLORS = ("base_lr", "n_loops", "seed")  # the first that varies is coloured, unless --color says otherwise
 MAX_COLUMNS, MAX_COLORS = 4, 12
+POINTED = 20  # points of a line that can be pointed at in the report
 LINE: style.Look = {"linewidth": 0.9, "alpha": 0.85}
 
 
@@ -106,8 +108,7 @@ def course(args: argparse.Namespace, cells: pd.DataFrame) -> pd.DataFrame:
 def _quantities(lines: pd.DataFrame, option: str | None) -> list[str]:
     recorded = [name for name in QUANTITIES if name in lines and lines[name].notna().any()]
     if option is None:
-        wanted = [name for name in ("loss", "grad_norm", "base_lr") if name in recorded]
-        return wanted or recorded
+        return [name for name in recorded if name in DEFAULT] or recorded
     wanted = [name.strip() for name in option.split(",")]
     if absent := [name for name in wanted if name not in recorded]:
         raise UserError(f"--y {absent[0]}: these runs have not recorded it; they have {', '.join(recorded)}")
@@ -163,6 +164,7 @@ def _draw_panel(axes: Axes, lines: pd.DataFrame, quantity: str, x: str, key: str
         marker = "o" if len(line) < 3 else None  # validations are few
         color = colors[as_text(line[key].iloc[0])]
         drawn = axes.plot(line[x], line[quantity], color=color, marker=marker, markersize=2.5, **LINE)
+        line = line.iloc[:: max(1, len(line) // POINTED)]
         marks.add(
             drawn,
             line.rename(columns={"peak_lr": "base_lr", "base_lr": "rate"}),

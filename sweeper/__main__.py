@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sweeper.cli.options import count, positive, seconds
+from sweeper.cli.options import count, port, positive, seconds
 from sweeper.errors import SweepIncomplete, UserError
 from sweeper.files import check_writable, check_writable_file, not_permitted
 from sweeper.records.sweep_manifest import sweeps_beside
@@ -26,6 +26,7 @@ IMPORT_COMMAND = (
     "take finished runs from another machine, a colleague or shipped records; a run that is finished here too stays, "
     "and the difference of the two is reported"
 )
+WEB = "as a page with its figures and curves, on this machine alone; prints its address and how to reach it by ssh"
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
     "submit": "execute a grid, here or on a cluster; finished runs are not run again",
@@ -132,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument("--yes", action="store_true", help="do not ask")
             case "watch":
                 command.add_argument("--seconds", type=seconds, default=10.0, help="between refreshes")
+                command.add_argument("--web", action="store_true", help=WEB)
+                command.add_argument("--port", type=port, default=0, help="of --web (default: a free one)")
             case "retry":
                 command.add_argument(
                     "--set", nargs="+", default=[], metavar="OPTION", help="SLURM options to change: mem=128G"
@@ -215,6 +218,8 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
         case "status":
             sweep.status()
         case "watch":
+            if arguments.web:
+                sys.exit(sweep.watch_in_browser(arguments.seconds, arguments.port))
             sweep.watch(arguments.seconds)
         case "retry":
             sweep.retry(arguments.data, arguments.set)

@@ -85,6 +85,18 @@ def _local(runs: Path) -> Iterator[Records]:
         yield _load(preset, "this machine", of_preset, provenance[preset])
 
 
+def one_sweep(runs: Path, sweeps: Path | None, name: str) -> Records:
+    """The records of one sweep of this machine, whatever it varies. Any trained sweep is drawn like Figure 5's.
+
+    Raises:
+        UserError: if there is no such sweep.
+    """
+    sweep = sources.local_sweep(runs, sweeps, name)
+    kind = sweep.experiment if sweep.experiment in figures.EXPERIMENTS else "lr_transfer"
+    options = ["--runs", str(runs), "--sweep", sweep.name, *(["--sweeps", str(sweeps)] if sweeps is not None else [])]
+    return _load(sweep.preset, "this machine", {kind: options}, {kind: sweep.provenance})
+
+
 def _judged_as(experiment: str, axes: Iterable[str], provenance: Mapping[str, Any]) -> str | None:
     """The key of a sweep in `Records`. None for a sweep that varies more than the claims about it do."""
     if set(axes) - ({"architecture"} if experiment == ARCHITECTURES else set()):

@@ -24,6 +24,7 @@ from sweeper.run.spec import kind_of
 
 if TYPE_CHECKING:
     from sweeper.records.run_dir import RunDir
+    from sweeper.records.sweep_manifest import Sweep
     from sweeper.tracking.tables import MirroredSweep
 
 STATES = ("pending", "running", "done", "diverged", "failed", "timeout", "preempted", "held", "lost")
@@ -230,6 +231,7 @@ class LocalSweep:
     Attributes:
         name, experiment, preset: of its manifest.
         axes: that not every sweep has, see `Sweep.columns`.
+        run_ids: of its runs.
         provenance: as in a results directory's provenance.json.
     """
 
@@ -237,20 +239,31 @@ class LocalSweep:
     experiment: str
     preset: str
     axes: tuple[str, ...]
+    run_ids: tuple[str, ...]
     provenance: dict[str, Any]
 
 
 def local_sweeps(runs: Path) -> list[LocalSweep]:
     """The sweeps beside directory `runs`, in order of submission. Those of which no run is in `runs` are left out."""
-    from sweeper.records.export import describe, finished_results
     from sweeper.records.sweep_manifest import Sweep, manifests, sweeps_beside
 
-    found = []
-    for sweep in map(Sweep.load, manifests(sweeps_beside(runs))):
-        if _has_any(runs, sweep.run_ids):
-            provenance = describe(sweep, finished_results(sweep, runs))
-            found.append(LocalSweep(sweep.name, sweep.experiment, sweep.preset, tuple(sweep.columns), provenance))
-    return found
+    found = map(Sweep.load, manifests(sweeps_beside(runs)))
+    return [_described(sweep, runs) for sweep in found if _has_any(runs, sweep.run_ids)]
+
+
+def local_sweep(runs: Path, sweeps: Path | None, name: str) -> LocalSweep:
+    """The sweep of this machine that `name` names. Raises `UserError` if there is none."""
+    from sweeper.records.sweep_manifest import Sweep, find, sweeps_beside
+
+    return _described(Sweep.load(find(sweeps_beside(runs) if sweeps is None else sweeps, name)), runs)
+
+
+def _described(sweep: "Sweep", runs: Path) -> LocalSweep:
+    from sweeper.records.export import describe, finished_results
+
+    provenance = describe(sweep, finished_results(sweep, runs))
+    axes, run_ids = tuple(sweep.columns), tuple(sweep.run_ids)
+    return LocalSweep(sweep.name, sweep.experiment, sweep.preset, axes, run_ids, provenance)
 
 
 def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -18,6 +18,12 @@ from analysis.claims.transfer import tuned_rate
 from analysis.figures import FigureRow
 from analysis.records.result_sets import Records
 from analysis.stats.accuracy import has_accuracy
+
+CURVES = tuple(  # of any trained runs; not among the figures of the papers
+    FigureRow("curves", "Curves of the runs", experiment)
+    for experiment, row in figures.EXPERIMENTS.items()
+    if row.group != "init"
+)
 
 
 def at_tuned_rate(records: Records) -> list[str]:
@@ -54,19 +60,20 @@ class _Task:
     prefix: str
 
 
-def draw_all(places: Mapping[str, Records]) -> dict[str, list[Drawing]]:
+def draw_all(places: Mapping[str, Records], *, curves: bool = False) -> dict[str, list[Drawing]]:
     """The figures of every experiment of every place, drawn on all cores.
 
-    The key of a place makes the ids in its SVG different from those of other places.
+    With `curves`, those of the runs too. The key of a place makes the ids in its SVG different from those of others.
     """
-    tasks = {key: _tasks(records, key) for key, records in places.items()}
+    shown = (*figures.FIGURES, *(CURVES if curves else ()))
+    tasks = {key: _tasks(records, key, shown) for key, records in places.items()}
     # Forked, because a fresh interpreter takes longer to import than to draw.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         drawn = {key: [pool.submit(_draw, task) for task in of_place] for key, of_place in tasks.items()}
         return {key: [future.result() for future in futures] for key, futures in drawn.items()}
 
 
-def _tasks(records: Records, prefix: str) -> list[_Task]:
+def _tasks(records: Records, prefix: str, shown: Sequence[FigureRow]) -> list[_Task]:
     rate = at_tuned_rate(records)
     return [
         _Task(
@@ -74,7 +81,7 @@ def _tasks(records: Records, prefix: str) -> list[_Task]:
             [*records.arguments[figure.experiment], *(rate if figure.at_tuned_rate else [])],
             f"{prefix}-{figure.name}",
         )
-        for figure in figures.FIGURES
+        for figure in shown
         if figure.experiment in records.arguments
         and (not figure.on_tasks or has_accuracy(records.cells[figure.experiment]))
     ]

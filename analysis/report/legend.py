@@ -8,7 +8,7 @@ MEANINGS = {
         "The whole interval lies where the claim is not true. It fails for the models of this preset. A larger preset "
         "may say otherwise."
     ),
-    Verdict.INCONCLUSIVE: "The interval spans both, or runs are missing. The reason and what would decide it stand beside it.",
+    Verdict.INCONCLUSIVE: "The interval spans both, or runs are missing. What would decide it stands beside it.",
     Verdict.NOT_MEASURED: "No runs of this kind are in these records. The figure's command makes them.",
 }
 DECIDED_BY = {  # by the class of reasons in `Finding.short`

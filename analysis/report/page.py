@@ -1,6 +1,7 @@
 """The report: every claim with its verdict, every figure and every optimum, in one self-contained page.
 
     python -m analysis.report [--runs DIR] [--results DIR] [--out DIR]
+    python -m analysis.report --sweep NAME         only this sweep of this machine, as `loopsweep watch --web` shows it
     python -m analysis.report --readme README.md   only the verdicts on stored results, see `write_verdicts`
 
 Reads the newest sweeps of this machine and all stored results. Writes figures/report.html and figures/report.md.
@@ -20,7 +21,7 @@ import jinja2
 from analysis.claims.table import assess, by_source
 from analysis.claims.verdict import Finding, Source, Verdict
 from analysis.plotting import style
-from analysis.records.result_sets import Records, find_records
+from analysis.records.result_sets import Records, find_records, one_sweep
 from analysis.report import gallery, legend, tables
 from analysis.report.gallery import Drawing
 from analysis.report.runs import relative, run_table
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="stored results (default: results)")
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (default: figures)")
+    add("--sweep", metavar="NAME", help="a page of this one sweep of --runs, with the curves of its runs, for a server")
+    add("--sweeps", type=Path, metavar="DIR", help="sweep manifests (default: sweeps/ beside --runs)")
     readme_help = "only put the verdicts on stored results into FILE and the docs/results.md beside it"
     add("--readme", type=Path, metavar="FILE", help=readme_help)
     args = parser.parse_args(argv)
@@ -77,10 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_verdicts(args.readme, args.results)
             return 0
         check_writable(f"--out {args.out}", args.out)
-        places = {f"s{n}": records for n, records in enumerate(find_records(args.runs, args.results), start=1)}
-        drawings = gallery.draw_all(places)
-        sections = [section(records, key, drawings[key], args.out) for key, records in places.items()]
-        files = write(sections, args.out)
+        live = args.sweep is not None
+        found = [one_sweep(args.runs, args.sweeps, args.sweep)] if live else find_records(args.runs, args.results)
+        places = {f"s{n}": records for n, records in enumerate(found, start=1)}
+        drawings = gallery.draw_all(places, curves=live)
+        out = None if live else args.out
+        sections = [section(records, key, drawings[key], out) for key, records in places.items()]
+        files = write(sections, args.out, live=live)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def section(records: Records, anchor: str, drawings: list[Drawing], out: Path) -> Section:
+def section(records: Records, anchor: str, drawings: list[Drawing], out: Path | None) -> Section:
     """Judge and tabulate `records`. `anchor` is an id that is unique in the page, which is to be in `out`."""
     return Section(
         anchor,
@@ -108,7 +114,7 @@ def section(records: Records, anchor: str, drawings: list[Drawing], out: Path) -
     )
 
 
-def _links(records: Records, drawing: Drawing, out: Path) -> list[tuple[str, str]]:
+def _links(records: Records, drawing: Drawing, out: Path | None) -> list[tuple[str, str]]:
     """The script and the records of a figure."""
     option, place, *_ = records.arguments[drawing.figure.experiment]
     script = SCRIPTS / f"plot_{drawing.figure.name}.py"
@@ -119,8 +125,8 @@ def _links(records: Records, drawing: Drawing, out: Path) -> list[tuple[str, str
     return [(script.name, relative(script, out)), *((str(file), relative(file, out)) for file in files)]
 
 
-def write(sections: Sequence[Section], out: Path) -> list[Path]:
-    """Write report.html and report.md into `out`.
+def write(sections: Sequence[Section], out: Path, *, live: bool = False) -> list[Path]:
+    """Write report.html and report.md into `out`. A `live` page asks its server now and then for a newer one.
 
     Raises:
         UserError: if they cannot be written.
@@ -129,7 +135,7 @@ def write(sections: Sequence[Section], out: Path) -> list[Path]:
     files = [out / "report.html", out / "report.md"]
     with style.writing_to(out):
         for file in files:
-            file.write_text(render(f"{file.name}.j2", sections), encoding="utf-8")
+            file.write_text(render(f"{file.name}.j2", sections, live=live), encoding="utf-8")
     return files
 
 
@@ -158,7 +164,7 @@ def _around_markers(file: Path) -> tuple[str, str]:
     return parts[0], parts[2]
 
 
-def render(template: str, sections: Sequence[Section]) -> str:
+def render(template: str, sections: Sequence[Section], *, live: bool = False) -> str:
     """The text of a template filled with `sections`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -170,7 +176,7 @@ def render(template: str, sections: Sequence[Section]) -> str:
     environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural, "linked": linked}
     environment.filters["decided_by"] = legend.decided_by
     return environment.get_template(template).render(
-        sections=sections, groups=by_source(), meanings=legend.MEANINGS, today=date.today().isoformat()
+        sections=sections, groups=by_source(), meanings=legend.MEANINGS, live=live, today=date.today().isoformat()
     )
 
 

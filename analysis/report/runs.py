@@ -14,12 +14,12 @@ from sweeper.records.axes import PLAIN
 LOGGED = ("failed", "timeout", "lost")  # states of which the end of the log is in the page
 
 
-def run_table(records: Records, out: Path) -> dict[str, Any]:
+def run_table(records: Records, out: Path | None) -> dict[str, Any]:
     """Every run of a place, by experiment and id, and what the runs of one sweep share.
 
     Args:
         records: of the place.
-        out: the page's directory; links are relative to it.
+        out: the page's directory, to which links are relative. None for a page without one: paths are absolute.
 
     Returns:
         By experiment: name, machine, commit, data and link of its sweep, `hours` of a run on average, and `runs`. They
@@ -63,8 +63,10 @@ def run_table(records: Records, out: Path) -> dict[str, Any]:
     return found
 
 
-def relative(path: Path, out: Path) -> str:
-    """A path as the page in `out` links to it."""
+def relative(path: Path, out: Path | None) -> str:
+    """A path as the page in `out` links to it; absolute without `out`."""
+    if out is None:
+        return path.absolute().as_posix()
     return Path(os.path.relpath(path.absolute(), out.absolute())).as_posix()
 
 

@@ -56,6 +56,16 @@ class SweepCommands:
 
         watch(show, seconds, self.console)
 
+    def watch_in_browser(self, seconds: float, port: int) -> int:
+        """Serve the sweep's page on this machine until Ctrl-C. Returns the exit status of the server."""
+        places = ["--runs", str(self.runs), "--sweeps", str(self.sweeps), "--sweep", self.sweep.name]
+        options = ["--seconds", str(seconds), "--port", str(port)]
+        try:
+            # A process of its own, because the sweeper imports nothing of what reads its records.
+            return subprocess.run([sys.executable, "-m", "analysis.report.live", *places, *options]).returncode
+        except KeyboardInterrupt:
+            return 0
+
     def retry(self, data: Path, changes: Sequence[str]) -> None:
         """Submit failed, lost and timed-out runs again, where they were submitted before. Release held jobs.
 

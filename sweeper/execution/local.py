@@ -18,10 +18,10 @@ from sweeper.execution.worker_pool import WorkerPool
 from sweeper.grid.build import Roots, compose_grid
 from sweeper.grid.plan import Plan, StepTimes, learned_step_times, print_plan
 from sweeper.hardware import visible_gpus
+from sweeper.records.housekeeping import directory_size
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import FINISHED, State, run_status
 from sweeper.run.spec import KINDS
-
 
 PRUNE_BYTES = 10 * 2**20  # of checkpoints; less is not worth a word
 
@@ -104,6 +104,15 @@ def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None
     _conclude(plan, roots, console)
 
 
+def _offer_prune(plan: Plan, roots: Roots, console: Console) -> None:
+    """Say what the checkpoints of a finished sweep take, if that is worth a command."""
+    size = sum(directory_size(RunDir(roots.runs / run_id).checkpoints) for run_id in plan.runs)
+    if size >= PRUNE_BYTES:
+        command = f"loopsweep prune {plan.sweep.name} --keep weights"
+        line = f"checkpoints take {size / 2**20:,.0f} MiB; `{command}` frees most of it"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _conclude(plan: Plan, roots: Roots, console: Console) -> None:
     plan = replace(plan, status={run_id: run_status(roots.runs / run_id) for run_id in plan.runs})
     left = len(plan.to_run)
@@ -117,6 +126,8 @@ def _conclude(plan: Plan, roots: Roots, console: Console) -> None:
         counts = Counter(str(one.state) for one in status.values())
         shown = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
         console.print(f"the whole of {whole.name}: {shown}", highlight=False)
+    if not left:
+        _offer_prune(plan, roots, console)
     failed = [run_id for run_id in plan.runs if plan.status[run_id].state is State.FAILED]
     for run_id in failed:
         console.print(f"{run_id} failed: {plan.status[run_id].reason}", style="red", highlight=False)

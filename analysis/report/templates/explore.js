@@ -89,7 +89,8 @@ function showDetails(point, from) {
   const runs = point.runs.map((run) => element("section", "", element("ul", "runs", runRow(run)), origin([run]),
     element("p", "command", element("code", "", run.command), button("Copy", (own) => copy(run.command, own))),
     run.log ? element("pre", "", run.log) : "",
-    element("p", "", Object.assign(element("a", "", `records of ${run.sweep}`), { href: run.link }))));
+    element("p", "", run.link.startsWith("/") ? element("code", "", run.link)
+      : Object.assign(element("a", "", `records of ${run.sweep}`), { href: run.link }))));
   details.replaceChildren(element("div", "headline", title, close), element("p", "value", pointText(point)),
     element("p", "note", "The command trains the run again, with the same seed and data, into a directory of its own."), ...runs);
   opener = from;

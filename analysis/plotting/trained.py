@@ -56,6 +56,12 @@ def preset_rate(preset: str) -> float:
         raise UserError(f"--rate base: no optimizer.base_lr in {file}; give --rate best or a number") from error
 
 
+def name_today(name: str, steps: int) -> str:
+    """The preset's name today: `<name>_<steps>` if it was kept under that name and `name` has other values now."""
+    former = f"{name}_{steps}"
+    return former if (PRESETS / f"{former}.yaml").is_file() else name
+
+
 def tokens_a_step(preset: str, values: Mapping[str, Any]) -> float:
     """Tokens in an optimizer step of a training, from the sweep's values or, in older records, from its preset."""
     try:

@@ -42,7 +42,16 @@ def command(cell: Mapping[str, Any], made_by: str) -> str:
     typed = {key: value for key, value in _typed(made_by) if key not in axes and key not in extra}
     sweep = [f"+sweep={experiment}"] if experiment != "runs" else []
     values = [f"{key}={value}" for key, value in {**typed, **axes, **extra}.items()]
-    return shlex.join(["loopsweep", "submit", *sweep, f"preset={cell['preset']}", *values, f"paths.runs={AGAIN}"])
+    return shlex.join(
+        [
+            "loopsweep",
+            "submit",
+            *sweep,
+            f"preset={_preset(str(cell['preset']), int(cell['steps']))}",
+            *values,
+            f"paths.runs={AGAIN}",
+        ]
+    )
 
 
 @cache

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from analysis.plotting.trained import tokens_a_step
+from analysis.plotting.trained import name_today, tokens_a_step
 from analysis.records import sources
 from analysis.records.result_sets import Records
 from analysis.report.retrain import command
@@ -41,7 +41,8 @@ def run_table(records: Records, out: Path | None) -> dict[str, Any]:
             "runs": runs,
         }
         details = sources.run_details(Path(place), cells["run_id"].unique()) if option == "--runs" else {}
-        of_step = tokens_a_step(str(cells["preset"].iloc[0]), origin.get("values", {}))
+        preset = name_today(str(cells["preset"].iloc[0]), int(cells["steps"].max()))
+        of_step = tokens_a_step(preset, origin.get("values", {}))
         for row in cells.drop_duplicates("run_id").to_dict("records"):
             cell: dict[str, Any] = {"architecture": PLAIN, **{str(name): value for name, value in row.items()}}
             known = details.get(cell["run_id"], sources.RunDetails())

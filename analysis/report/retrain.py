@@ -47,7 +47,7 @@ def command(cell: Mapping[str, Any], made_by: str) -> str:
             "loopsweep",
             "submit",
             *sweep,
-            f"preset={_preset(str(cell['preset']), int(cell['steps']))}",
+            f"preset={name_today(str(cell['preset']), int(cell['steps']))}",
             *values,
             f"paths.runs={AGAIN}",
         ]

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from analysis.plotting import rules
-from analysis.plotting.trained import PRESETS
+from analysis.plotting.trained import PRESETS, name_today
 from sweeper.records.axes import as_text, is_extra
 
 AGAIN = "again/runs"  # a directory of its own, because a finished run is not trained again

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.stats.curves import Curve, of_depth
 from analysis.stats.intervals import Estimate
-from analysis.stats.optimum import Floats, curve_optimum, fit_window
-from analysis.stats.seeds import additive_fit, depth_noise
-from analysis.stats.transfer import Curve, best_gain, gain_at, transfer_regret
+from analysis.stats.optimum import Floats, fit_window
+from analysis.stats.transfer import best_gain, gain_at, transfer_regret
 
 HERE = Path(__file__).parent
 SEEDS = (3, 5, 10)
@@ -84,17 +84,8 @@ def observed(truths: dict[str, Truth], seeds: int, rng: np.random.Generator) -> 
         losses[name] = truth.losses[:, None] + noise + offsets[int(depths[name])]
     curves = {}
     for depth in (False, True):
-        names = [name for name in truths if depths[name] is depth]
-        fitted = additive_fit(np.concatenate([losses[name] for name in names])).means
-        means = dict(zip(names, np.split(fitted, len(names)), strict=True))
-        means = {name: np.where(np.isinf(losses[name]).any(axis=1), np.inf, means[name]) for name in names}
-        rates = {name: 2.0 ** truths[name].x for name in names}
-        windows = {name: fit_window(rates[name], means[name], int(np.argmin(means[name]))) for name in names}
-        noise_at = depth_noise([losses[name][windows[name]] for name in names])
-        count = np.full(len(fitted) // len(names), float(seeds))
-        for name in names:
-            optimum = curve_optimum(rates[name], means[name], count, noise_at.within)
-            curves[name] = Curve(rates[name], means[name], count, optimum, noise_at)
+        runs = {name: (2.0 ** truths[name].x, losses[name]) for name in truths if depths[name] is depth}
+        curves |= of_depth(runs)
     return curves
 
 

@@ -3,6 +3,8 @@
 All of them concern linear scaling at the rate tuned at N = 1 (`tuned_rate`). The paper's runs were chosen so too.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.claims.transfer import tuned_rate
 from analysis.claims.verdict import Finding, Verdict, as_text, every, judge, not_measured, unfinished
 from analysis.records.result_sets import Records
+from analysis.stats import looks
 from analysis.stats.intervals import Estimate, mean_over_seeds
 
 MIDDLE = (0.3, 0.6)  # most cosines of early and middle increments in Figure 6
@@ -30,7 +33,7 @@ def increments_agree(records: Records, n_loops: int = 8) -> Finding:
         early = [_early(matrix) for matrix in of_seed.values()]
         shares.append(min(np.mean((MIDDLE[0] <= pairs) & (pairs <= MIDDLE[1])) for pairs in early))
         lasts.append(max(matrix[:-1, -1].mean() for matrix in of_seed.values()))
-    share, last = mean_over_seeds(np.array(shares)), mean_over_seeds(np.array(lasts))
+    share, last = (_mean(records, values) for values in (shares, lasts))
     found = every([judge(share, low=0.5), judge(last, high=NEAR_ZERO)])
     return found.with_text(
         f"share of early and middle pairs in {MIDDLE[0]}…{MIDDLE[1]} at least {as_text(share, '.2f')}; "
@@ -56,7 +59,7 @@ def last_step_weakest(records: Records, n_loops: int = 4) -> Finding:
         positive.append(min(early.values()))
         drops.append(min(early[n_layers] - last[n_layers] for n_layers in last))
         margins.append(min(value for n_layers, value in last.items() if n_layers != shallow) - last[shallow])
-    estimates = [mean_over_seeds(np.array(values)) for values in (positive, drops, margins)]
+    estimates = [_mean(records, values) for values in (positive, drops, margins)]
     least, drop, margin = (as_text(estimate, "+.2f") for estimate in estimates)
     return every([judge(estimate, low=0.0) for estimate in estimates]).with_text(
         f"early and middle pairs at least {least}, above the last step's by {drop}; L_ref's lower by {margin}"
@@ -73,11 +76,16 @@ def norms_converge(records: Records) -> Finding:
     if len(final) < len(cells):
         return Finding(Verdict.INCONCLUSIVE, why="points missing: no norms of some runs")
     octaves = np.log2(final["mean"]).groupby([final["seed"], final["n_layers"]]).agg(lambda of: of.max() - of.min())
-    spread = mean_over_seeds(octaves.groupby("seed").max().to_numpy(dtype=float))
+    spread = _mean(records, octaves.groupby("seed").max())
     fold = Estimate(2**spread.value, 2**spread.low, 2**spread.high)
     return judge(spread, high=NORM_OCTAVES, reason="interval spans √2").with_text(
         f"largest ratio within a depth {as_text(fold, '.2f')}"
     )
+
+
+def _mean(records: Records, values: "Sequence[float] | pd.Series[float]") -> Estimate:
+    """Over seeds, at the level of the sweep's rounds."""
+    return mean_over_seeds(np.asarray(values, dtype=np.float64), looks.alpha(records.cells["lr_transfer"]))
 
 
 def _early(matrix: Floats) -> Floats:

@@ -49,7 +49,7 @@ COLUMN_TYPES = {
     "steps": "int64",
     "reason": "str",
 }
-OPTIONAL_TYPES = {"d_model": "int64"}  # older sweeps have none
+OPTIONAL_TYPES = {"d_model": "int64", "round": "int64"}  # older sweeps have no width, and few sweeps are refined
 # Beside the loss: operations of the whole run, seconds of its steps, nats per token, shares of a task's answers. NaN
 # where not recorded.
 MEASURED_COLUMNS = ("flops", "step_seconds", "unigram_entropy", "val_accuracy", "val_exact_match")

@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.stats import transfer
 from analysis.stats.collapse import best_rate, is_collapsed, nats_learned
+from analysis.stats.curves import Curve
 from analysis.stats.intervals import Estimate, mean_over_seeds
-from analysis.stats.transfer import Curve
 
 
 class Stabiliser(NamedTuple):

@@ -1,7 +1,7 @@
 """Estimates with confidence intervals, from a few seeds and one pooled noise.
 
-Every interval is at `LEVEL`. An end is infinite where the data do not bound it on that side. Both ends are NaN where
-there is no interval, as with one seed.
+Every interval is at `LEVEL`, but for those of refined sweeps (`analysis.stats.looks`). An end is infinite where the
+data do not bound it on that side. Both ends are NaN where there is no interval, as with one seed.
 """
 
 import math
@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-TWO_SIDED = (1 - LEVEL) / 2  # tail probability at each end
-ONE_SIDED = 1 - LEVEL
+ALPHA = 1 - LEVEL  # probability that an interval misses, both ends together
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviation of one run's loss around its point, nats per token, and its degrees of freedom."""
+    """Standard deviation of one run's loss around its point, nats per token, and its degrees of freedom.
+
+    Intervals from it miss with probability `alpha`, half of it at each end.
+    """
 
     sd: float
     df: float
+    alpha: float = ALPHA
 
-    def margin(self, variance: float, tail: float = TWO_SIDED) -> float:
+    def margin(self, variance: float, tail: float | None = None) -> float:
         """Half-width of the interval of a combination of runs.
 
-        `variance` is in units of one run's, `tail` the probability beyond the end.
+        `variance` is in units of one run's, `tail` the probability beyond the end, by default half of `alpha`.
         """
-        return t_quantile(self.df, tail) * self.sd * math.sqrt(variance)
+        return t_quantile(self.df, self.alpha / 2 if tail is None else tail) * self.sd * math.sqrt(variance)
 
 
 NO_NOISE = Noise(math.nan, 0.0)
@@ -67,11 +70,14 @@ def t_quantile(df: float, tail: float) -> float:
     return float(stdtrit(df, 1 - tail))
 
 
-def mean_over_seeds(values: NDArray[np.float64]) -> Estimate:
-    """Mean of (S,) independent values, one per seed, with Student's interval if there are two seeds or more."""
+def mean_over_seeds(values: NDArray[np.float64], alpha: float = ALPHA) -> Estimate:
+    """Mean of (S,) independent values, one per seed, with Student's interval if there are two seeds or more.
+
+    The interval misses with probability `alpha`.
+    """
     mean = float(np.mean(values))
     if len(values) < 2 or not np.isfinite(values).all():
         return Estimate(mean)
-    noise = Noise(float(np.std(values, ddof=1)), len(values) - 1)
+    noise = Noise(float(np.std(values, ddof=1)), len(values) - 1, alpha)
     margin = noise.margin(1 / len(values))
     return Estimate(mean, mean - margin, mean + margin)

@@ -7,14 +7,16 @@ error that more seeds do not shrink: about 0.3 k/c octaves for a loss c z² + k 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.stats.intervals import NO_NOISE, ONE_SIDED, TWO_SIDED, Estimate, Noise, t_quantile
+from analysis.stats.intervals import NO_NOISE, Estimate, Noise
 
 WINDOW_OCTAVES = 1.0  # either side of the optimum (grid): a rate curve is steeper above its optimum than below
+
+_SINGULAR = 1e8  # condition number of normal equations in octaves
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -44,13 +46,20 @@ class Optimum:
     flag: str
 
 
-def curve_optimum(rates: Floats, losses: Floats, seeds: Floats | None = None, noise: Noise = NO_NOISE) -> Optimum:
+def curve_optimum(
+    rates: Floats,
+    losses: Floats,
+    seeds: Floats | None = None,
+    noise: Noise = NO_NOISE,
+    runs: Floats | None = None,
+) -> Optimum:
     """The optimum of one curve.
 
     `rates`: (R,) every base rate η0 of the grid, ascending.
     `losses`: (R,) mean over seeds, nats per token, NaN missing, +inf diverged.
     `seeds`: (R,) runs in each mean, by default one.
     `noise`: of one run, with the offsets of seeds removed. Without it there are no intervals.
+    `runs`: (R, S) losses, NaN where a seed has no run. Needed where not every seed has every rate.
     """
     assert rates.shape == losses.shape
     assert (np.diff(rates) > 0).all()
@@ -62,7 +71,7 @@ def curve_optimum(rates: Floats, losses: Floats, seeds: Floats | None = None, no
     x, at = np.log2(rates), int(np.nanargmin(losses))
     sides = {side: _beside(losses, at + step, side) for step, side in ((-1, "below"), (1, "above"))}
     window = fit_window(rates, losses, at)
-    curve = _Parabola.fit(x[window] - x[at], losses[window], seeds[window]) if len(window) >= 3 else None
+    curve = _fit(x[window] - x[at], losses[window], seeds[window], None if runs is None else runs[window])
     open_low, open_high = _outer_limits(x, losses, at)
     best = (float(rates[at]), float(losses[at]), *_indistinct(rates, losses, seeds, window, at, noise))
     if any(sides.values()):
@@ -127,10 +136,21 @@ def _indistinct(
     """Lowest and highest grid rate not significantly worse than the optimum (grid), at Bonferroni's level."""
     if not noise.df:
         return math.nan, math.nan
-    tail = ONE_SIDED / max(len(window) - 1, 1)
+    tail = noise.alpha / max(len(window) - 1, 1)
     margins = np.array([noise.margin(1 / n + 1 / seeds[at], tail) if n else 0.0 for n in seeds])
     chosen = rates[losses - losses[at] <= margins]
     return float(chosen.min()), float(chosen.max())
+
+
+def _fit(z: Floats, losses: Floats, seeds: Floats, runs: Floats | None) -> "_Parabola | None":
+    """The parabola through the means of (Z,) rates, or through the (Z, S) runs where seeds are at different rates."""
+    if len(z) < 3:
+        return None
+    curve = _Parabola.fit(z, losses, seeds)
+    if runs is None:
+        return curve
+    runs = runs[:, np.isfinite(runs).any(axis=0)]
+    return curve if np.isfinite(runs).all() else curve.fitted_to_runs(z, runs)
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,29 @@ class _Parabola:
         lowest = y.min()  # subtracted to keep rounding errors small
         level, slope, curvature = covariance @ (design.T * weights) @ (y - lowest)
         return cls(float(level + lowest), float(slope), float(curvature), covariance, float(z[0]), float(z[-1]))
+
+    def fitted_to_runs(self, z: Floats, runs: Floats) -> "_Parabola":
+        """Slope and curvature by least squares with an offset for every seed, from (Z, S) losses, NaN where no run.
+
+        A seed at two rates tells nothing of the level, and the mean over other seeds at each rate does not enter. If
+        the runs do not determine both, the fit to the means stays.
+        """
+        present = np.isfinite(runs)
+        counts = present.sum(axis=0)
+        powers = np.stack([z, z**2])[:, :, None] * present  # (2, Z, S)
+        powers = powers - present * (powers.sum(axis=1) / counts)[:, None, :]
+        y = np.where(present, runs, 0.0)
+        y = y - present * (y.sum(axis=0) / counts)
+        normal = np.einsum("azs,bzs->ab", powers, powers)
+        if np.linalg.cond(normal) > _SINGULAR:
+            return self
+        covariance = np.zeros((3, 3))
+        covariance[1:, 1:] = np.linalg.inv(normal)
+        slope, curvature = covariance[1:, 1:] @ np.einsum("azs,zs->a", powers, y)
+        weights = present.sum(axis=1) / present.sum()
+        means = self.level + self.slope * z + self.curvature * z**2  # of the fit to the means, for the level
+        level = float(weights @ (means - slope * z - curvature * z**2))
+        return replace(self, level=level, slope=float(slope), curvature=float(curvature), covariance=covariance)
 
     @property
     def vertex(self) -> float:
@@ -194,7 +237,7 @@ class _Parabola:
         """Fieller's interval: every z at which the slope could be zero. Open where the curvature could be zero too."""
         if not noise.df:
             return math.nan, math.nan
-        leading, roots = self._flat_points(t_quantile(noise.df, TWO_SIDED) * noise.sd)
+        leading, roots = self._flat_points(noise.margin(1.0))
         if leading > 0:
             return roots[0], roots[1]
         if not roots:
@@ -209,7 +252,7 @@ class _Parabola:
         """
         if not noise.df:
             return math.nan
-        margin = t_quantile(noise.df, TWO_SIDED) * noise.sd
+        margin = noise.margin(1.0)
         slope, variance = self._derivative(self.start)
         if slope + margin * math.sqrt(variance) >= 0:
             return -math.inf

@@ -11,13 +11,13 @@ freedom than there are seeds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats.intervals import NO_NOISE, Noise
+from analysis.stats.intervals import ALPHA, NO_NOISE, Noise
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +30,7 @@ class AdditiveFit:
     offsets: Floats
     squares: float  # sum of squared residuals
     df: int
+    covariance: Floats  # (S, S) of the offsets, for losses with variance 1
 
 
 def additive_fit(losses: Floats) -> AdditiveFit:
@@ -40,27 +41,32 @@ def additive_fit(losses: Floats) -> AdditiveFit:
     share = present / np.maximum(counts, 1)[:, None]  # (C, S) weight of each seed in its point's mean
     # The normal equations with the means eliminated. They are singular: a constant can move from offsets to means.
     normal = np.diag(present.sum(axis=0)) - present.T @ share
-    offsets = np.linalg.pinv(normal, hermitian=True) @ (y - present * (y * share).sum(axis=1)[:, None]).sum(axis=0)
+    covariance = np.linalg.pinv(normal, hermitian=True)
+    offsets = covariance @ (y - present * (y * share).sum(axis=1)[:, None]).sum(axis=0)
     means = np.where(counts > 0, ((y - offsets) * share).sum(axis=1), math.nan)
     residuals = np.where(present, losses - means[:, None] - offsets, 0.0)
     rank = np.linalg.matrix_rank(normal, hermitian=True)
     df = int(present.sum() - np.count_nonzero(counts) - rank)
-    return AdditiveFit(means, offsets, float((residuals**2).sum()), df)
+    return AdditiveFit(means, offsets, float((residuals**2).sum()), df, covariance)
 
 
 @dataclass(frozen=True)
 class DepthNoise:
     """The noise of one run at one depth, for comparisons along a curve (`within`) and across curves (`between`).
 
-    A seed that favours one N or rule adds to the second alone.
+    A seed that favours one N or rule adds to the second alone. `offsets` is the (S, S) covariance of the fitted offsets
+    of seeds, in units of one run's variance.
     """
 
     within: Noise
     between: Noise
+    offsets: Floats | None = field(default=None, compare=False)
 
 
-def depth_noise(curves: Sequence[Floats]) -> DepthNoise:
+def depth_noise(curves: Sequence[Floats], alpha: float = ALPHA) -> DepthNoise:
     """Noise from (R, S) losses of every distinct curve at one depth, a column per seed.
+
+    `alpha` is that of intervals, see `Noise`.
 
     With an offset for every seed on every curve, what is left is the variance w along a curve. What these offsets
     explain beyond one offset per seed estimates w + R b, where b is their own variance. Across curves w + b counts,
@@ -68,19 +74,21 @@ def depth_noise(curves: Sequence[Floats]) -> DepthNoise:
     """
     along = [additive_fit(curve) for curve in curves]
     whole = additive_fit(np.concatenate(curves))
-    within = _noise(sum(fit.squares for fit in along), sum(fit.df for fit in along))
-    offsets = _noise(whole.squares - within.sd**2 * within.df if within.df else whole.squares, whole.df - within.df)
+    within = _noise(sum(fit.squares for fit in along), sum(fit.df for fit in along), alpha)
+    squares = whole.squares - within.sd**2 * within.df if within.df else whole.squares
+    offsets = _noise(squares, whole.df - within.df, alpha)
     if not (within.df and offsets.df):
         return DepthNoise(within, within)
-    share = len(curves) / sum(np.isfinite(curve).any(axis=1).sum() for curve in curves)  # 1 / R
+    present = [np.isfinite(curve) for curve in curves]
+    share = sum(one.any(axis=0).sum() for one in present) / sum(one.sum() for one in present)  # 1 / R
     parts = [(share * offsets.sd**2, offsets.df), ((1 - share) * within.sd**2, within.df)]
     variance = sum(part for part, _ in parts)
     df = variance**2 / sum(part**2 / df for part, df in parts) if variance else within.df
-    return DepthNoise(within, Noise(math.sqrt(variance), df))
+    return DepthNoise(within, Noise(math.sqrt(variance), df, alpha))
 
 
-def _noise(squares: float, df: float) -> Noise:
-    return Noise(math.sqrt(max(squares, 0.0) / df), df) if df > 0 else NO_NOISE
+def _noise(squares: float, df: float, alpha: float) -> Noise:
+    return Noise(math.sqrt(max(squares, 0.0) / df), df, alpha) if df > 0 else NO_NOISE
 
 
 def by_seed(cells: pd.DataFrame) -> tuple[Floats, NDArray[np.int64]]:

@@ -10,14 +10,16 @@ Each function takes the cells of one context (`analysis.records.cell_axes.contex
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.records import cell_axes
+from analysis.stats import looks
+from analysis.stats.curves import Curve, difference_variance, window
 from analysis.stats.intervals import NO_NOISE, Estimate
-from analysis.stats.optimum import Floats, Indices, Optimum, curve_optimum, fit_window
+from analysis.stats.optimum import Floats
 from analysis.stats.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 
 REFERENCE_LOOPS = 1
@@ -70,15 +72,17 @@ def average_seeds(cells: pd.DataFrame) -> pd.DataFrame:
 
     `val_loss` is the mean over the seeds that have a result: +inf if any diverged, NaN if none has finished. Where
     only some seeds have finished, each one's common offset at this depth is taken off first.
-    `seeds` counts those with a result, `seeds_expected` all; `state` is the seeds' first in `STATE_ORDER`.
+    `seeds` counts those with a result, `seeds_expected` all; `state` is the seeds' first in `STATE_ORDER`. `runs` has
+    the loss of every seed of this depth, NaN where the point has none.
     """
     assert not cells.duplicated([*POINT_KEY, "seed"]).any(), "cells of several contexts"
     grouped = _numbered(cells).assign(rank=cells["state"].map(STATE_ORDER.index)).groupby("point")
-    points = grouped[POINT_KEY].first()
+    points = grouped[POINT_KEY].first().assign(runs=None)
     for _, at_depth in _numbered(cells).groupby("n_layers"):
         losses, at = by_seed(at_depth)
         diverged = np.isinf(losses).any(axis=1)
         points.loc[at, "val_loss"] = np.where(diverged, np.inf, additive_fit(losses).means)
+        points.loc[at, "runs"] = pd.Series([*losses], index=at)
     points["state"] = grouped["rank"].min().map(lambda rank: STATE_ORDER[rank])
     points["seeds"] = grouped["loss"].count()
     points["seeds_expected"] = grouped.size()
@@ -100,35 +104,19 @@ def pooled_noise(cells: pd.DataFrame, points: pd.DataFrame) -> dict[int, DepthNo
     Only points that its parabola is fitted to, because runs close to divergence scatter more. A run in two panels
     counts once: sqrt and linear share their runs at N = 1.
     """
-    windows = [curve.index[_window(curve)] for _, curve in points.groupby(CURVE_KEY, sort=False)]
+    windows = [curve.index[window(*_arrays(curve)[:2])] for _, curve in points.groupby(CURVE_KEY, sort=False)]
     noise = {}
     for n_layers, at_depth in _numbered(cells).drop_duplicates("run_id").groupby("n_layers"):
         losses, at = by_seed(at_depth)
-        curves = [losses[chosen] for window in windows if (chosen := np.isin(at, window)).any()]
-        noise[int(str(n_layers))] = depth_noise(curves) if curves else DepthNoise(NO_NOISE, NO_NOISE)
+        curves = [losses[chosen] for fitted in windows if (chosen := np.isin(at, fitted)).any()]
+        found = depth_noise(curves, looks.alpha(cells)) if curves else DepthNoise(NO_NOISE, NO_NOISE)
+        noise[int(str(n_layers))] = replace(found, offsets=additive_fit(losses).covariance)
     return noise
 
 
-def _window(curve: pd.DataFrame) -> Indices:
-    rates, losses, _ = _arrays(curve)
-    if not np.isfinite(losses).any():
-        return np.array([], dtype=np.int64)
-    return fit_window(rates, losses, int(np.nanargmin(losses)))
-
-
-def _arrays(curve: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
-    return tuple(curve[name].to_numpy(dtype=float) for name in ("base_lr", "val_loss", "seeds"))  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Arrays of one curve, ascending in base rate, its optimum, and the noise of its depth."""
-
-    rates: Floats
-    losses: Floats
-    seeds: Floats
-    optimum: Optimum
-    noise: DepthNoise | None
+def _arrays(curve: pd.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:
+    rates, losses, seeds = (curve[name].to_numpy(dtype=float) for name in ("base_lr", "val_loss", "seeds"))
+    return rates, losses, seeds, np.stack([*curve["runs"]])
 
 
 Noises = Mapping[int, DepthNoise]
@@ -141,9 +129,7 @@ def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, 
     for _, curve in points.groupby(CURVE_KEY, sort=True):
         panel, rule, n_layers, n_loops = curve.iloc[0][["panel", "rule", "n_layers", "n_loops"]]
         of_depth = (noise or {}).get(int(n_layers))
-        arrays = _arrays(curve)
-        optimum = curve_optimum(*arrays, *([of_depth.within] if of_depth else []))
-        found[str(panel), str(rule), int(n_layers), int(n_loops)] = Curve(*arrays, optimum, of_depth)
+        found[str(panel), str(rule), int(n_layers), int(n_loops)] = Curve.of(*_arrays(curve), of_depth)
     return found
 
 
@@ -247,20 +233,28 @@ def transfer_regret(curve: Curve, reference_rate: float) -> Estimate:
     the largest of these differences' one-sided limits. [0, 0] is possible, and at a regret of 0 the coverage is above
     nominal.
     """
-    rates, losses, seeds = curve.rates, curve.losses, curve.seeds
-    at = np.flatnonzero((rates == reference_rate) & ~np.isnan(losses))
-    if len(at) == 0:
+    rates, losses = curve.rates, curve.losses
+    found = np.flatnonzero((rates == reference_rate) & ~np.isnan(losses))
+    if len(found) == 0:
         return Estimate(math.nan)
-    if np.isinf(losses[at[0]]):
+    at = int(found[0])
+    if np.isinf(losses[at]):
         return Estimate(math.inf)
-    others = np.isfinite(losses) & (rates != reference_rate)
-    differences = np.append(losses[at[0]] - losses[others], 0.0)
+    others = np.flatnonzero(np.isfinite(losses) & (rates != reference_rate))
+    differences = np.append(losses[at] - losses[others], 0.0)
     regret = float(differences.max())
     if curve.noise is None or not curve.noise.within.df:
         return Estimate(regret)
-    variances = np.append(1 / seeds[at[0]] + 1 / seeds[others], 0.0)
-    margins = np.array([curve.noise.within.margin(variance) for variance in variances])
+    margins = np.array([*(_margin_along(curve, at, int(other)) for other in others), 0.0])
     return Estimate(regret, float((differences - margins).max()), float((differences + margins).max()))
+
+
+def _margin_along(curve: Curve, at: int, other: int) -> float:
+    """Half-width of the interval of a difference along a curve. Other seeds differ as they do across curves."""
+    assert curve.noise is not None
+    paired = (np.isfinite(curve.runs[at]) == np.isfinite(curve.runs[other])).all()
+    noise = curve.noise.within if paired or not curve.noise.between.df else curve.noise.between
+    return noise.margin(difference_variance(curve, at, curve, other))
 
 
 def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFrame:
@@ -316,5 +310,5 @@ def _gain(first: tuple[Curve, int | None], second: tuple[Curve, int | None]) -> 
     gain = float(upper.losses[at] - lower.losses[below])
     if upper.noise is None or not upper.noise.between.df or not math.isfinite(gain):
         return Estimate(gain)
-    margin = upper.noise.between.margin(1 / upper.seeds[at] + 1 / lower.seeds[below])
+    margin = upper.noise.between.margin(difference_variance(upper, at, lower, below))
     return Estimate(gain, gain - margin, gain + margin)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.stats.curves import Curve
 from analysis.stats.intervals import Noise
 from analysis.stats.optimum import curve_optimum
 from analysis.stats.transfer import (
-    Curve,
     analyse,
     average_seeds,
     gain_table,
@@ -29,7 +29,7 @@ WithState = Callable[[pd.DataFrame, str, str], pd.DataFrame]
 
 
 def regret_of(rates: np.ndarray, losses: np.ndarray, reference_rate: float) -> float:
-    curve = Curve(rates, losses, np.ones_like(rates), curve_optimum(rates, losses), noise=None)
+    curve = Curve.of(rates, losses, np.ones_like(rates), losses[:, None], noise=None)
     return transfer_regret(curve, reference_rate).value
 
 

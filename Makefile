@@ -52,6 +52,11 @@ figures-init: $(READY)  ## Probe models at initialisation, draw the toy model, a
 figures-exponent: $(READY)  ## Train the sweep over the exponent of N and draw where the optimum stops moving
 	$(call submit,exponent,analysis/plot_exponent.py)
 
+.PHONY: decide
+decide: $(READY)  ## Train Figure 5's coarse grid, then what its open claims need: BUDGET=2h, 500gpuh or 40runs
+	$(BIN)/loopsweep submit --then "$(BIN)/loopsweep refine --until verdicts $(if $(BUDGET),--budget $(BUDGET)) $(if $(filter slurm,$(LAUNCHER)),--dry-run)" \
+	  +sweep=lr_transfer design=coarse preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
+
 .PHONY: plan
 plan: $(READY)  ## Show Figure 5's grid, what of it is done and what the rest will cost
 	$(BIN)/loopsweep plan +sweep=lr_transfer preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)

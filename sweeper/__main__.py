@@ -27,6 +27,11 @@ IMPORT_COMMAND = (
     "and the difference of the two is reported"
 )
 WEB = "as a page with its figures and curves, on this machine alone; prints its address and how to reach it by ssh"
+REFINE_COMMAND = (
+    "the next runs of a learning-rate sweep that are worth their cost: shows which runs are expected to decide which "
+    "open claim, and submits them to the same sweep"
+)
+BUDGET = "of all rounds: 2h (hours of runs, summed), 500gpuh (H100-hours by FLOPs) or 40runs (default: no limit)"
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
     "submit": "execute a grid, here or on a cluster; finished runs are not run again",
@@ -65,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
             from sweeper.cli.data_command import prepare
 
             prepare(arguments.overrides)
+        elif arguments.command == "refine":
+            _refine(arguments)
         elif arguments.command == "import":
             from sweeper.cli.import_command import import_command
 
@@ -115,6 +122,16 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rm":
             command.add_argument("--yes", action="store_true", help="do not ask")
         _add_places(command)
+    command = commands.add_parser("refine", help=REFINE_COMMAND, description=REFINE_COMMAND)
+    command.add_argument("sweep", nargs="?", help="name of the sweep, the beginning of it, or its id (default: newest)")
+    command.add_argument("--sweep", dest="named", metavar="NAME", help="the same, as `submit --then` gives it")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="OPTION", help="Hydra overrides to submit with: hydra/launcher=slurm"
+    )
+    command.add_argument("--budget", metavar="AMOUNT", help=BUDGET)
+    command.add_argument("--until", choices=["verdicts"], help="round after round, until no claim needs another run")
+    command.add_argument("--dry-run", action="store_true", help="show the round and submit nothing")
+    _add_places(command)
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name == "remove":
@@ -171,6 +188,16 @@ def _multirun(arguments: argparse.Namespace) -> int:
     if arguments.command == "submit" and status in (0, SweepIncomplete.exit_status):
         status = _follow_up(arguments.then) or status
     return status
+
+
+def _refine(arguments: argparse.Namespace) -> None:
+    from sweeper.cli.commands import SweepCommands
+    from sweeper.cli.refine_command import refine
+
+    sweeps = arguments.sweeps or sweeps_beside(arguments.runs)
+    path = SweepCommands(sweeps, arguments.runs, arguments.named or arguments.sweep).path
+    until, dry = arguments.until is not None, arguments.dry_run
+    refine(path, arguments.runs, arguments.set, budget=arguments.budget, until_verdicts=until, dry_run=dry)
 
 
 def _follow_up(commands: list[str]) -> int:

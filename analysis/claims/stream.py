@@ -4,6 +4,7 @@ All of them concern linear scaling at the rate tuned at N = 1 (`tuned_rate`). Th
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,7 @@ def norms_converge(records: Records) -> Finding:
     )
 
 
-def _mean(records: Records, values: "Sequence[float] | pd.Series[float]") -> Estimate:
+def _mean(records: Records, values: "Sequence[Any] | pd.Series[float]") -> Estimate:
     """Over seeds, at the level of the sweep's rounds."""
     return mean_over_seeds(np.asarray(values, dtype=np.float64), looks.alpha(records.cells["lr_transfer"]))
 

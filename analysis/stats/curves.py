@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from analysis.stats.intervals import ALPHA, NO_NOISE
-from analysis.stats.optimum import Floats, Indices, Optimum, curve_optimum, fit_window
+from analysis.stats.optimum import Floats, Indices, Optimum, curve_optimum, fitted_rates
 from analysis.stats.seeds import DepthNoise, additive_fit, depth_noise
 
 K = TypeVar("K", bound=Hashable)
@@ -36,7 +36,8 @@ class Curve:
     def share(self, at: int) -> Floats:
         """(S,) the weight of each seed in the mean at rate number `at`."""
         there = np.isfinite(self.runs[at])
-        return there / there.sum()
+        weights: Floats = there / there.sum()
+        return weights
 
 
 def difference_variance(first: Curve, at: int, second: Curve, below: int) -> float:
@@ -51,11 +52,11 @@ def difference_variance(first: Curve, at: int, second: Curve, below: int) -> flo
     return variance + float(unpaired @ first.noise.offsets @ unpaired)
 
 
-def window(rates: Floats, losses: Floats) -> Indices:
+def window(rates: Floats, losses: Floats, seeds: Floats) -> Indices:
     """The rates that the parabola of a curve is fitted to, none if no mean is finite."""
     if not np.isfinite(losses).any():
         return np.array([], dtype=np.int64)
-    return fit_window(rates, losses, int(np.nanargmin(losses)))
+    return fitted_rates(rates, losses, seeds)[1]
 
 
 def of_depth(runs: Mapping[K, tuple[Floats, Floats]], alpha: float = ALPHA) -> dict[K, Curve]:
@@ -68,11 +69,15 @@ def of_depth(runs: Mapping[K, tuple[Floats, Floats]], alpha: float = ALPHA) -> d
     fit = additive_fit(losses)
     means = np.where(np.isinf(losses).any(axis=1), np.inf, fit.means)
     parts = np.split(means, np.cumsum([len(rates) for rates, _ in runs.values()])[:-1])
-    near = {id(of_curve): of_curve[window(rates, m)] for (rates, of_curve), m in zip(runs.values(), parts, strict=True)}
+    counts = {id(of_curve): np.isfinite(of_curve).sum(axis=1).astype(float) for _, of_curve in runs.values()}
+    near = {
+        id(of_curve): of_curve[window(rates, m, counts[id(of_curve)])]
+        for (rates, of_curve), m in zip(runs.values(), parts, strict=True)
+    }
     fitted = [rows for rows in near.values() if len(rows)]
     noise = depth_noise(fitted, alpha) if fitted else DepthNoise(NO_NOISE, NO_NOISE)
     noise = replace(noise, offsets=fit.covariance)
     return {
-        key: Curve.of(rates, m, np.isfinite(of_curve).sum(axis=1).astype(float), of_curve, noise)
+        key: Curve.of(rates, m, counts[id(of_curve)], of_curve, noise)
         for (key, (rates, of_curve)), m in zip(runs.items(), parts, strict=True)
     }

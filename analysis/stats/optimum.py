@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from analysis.stats.intervals import NO_NOISE, Estimate, Noise
 
 WINDOW_OCTAVES = 1.0  # either side of the optimum (grid): a rate curve is steeper above its optimum than below
+UNEVEN_OCTAVES = 1.5  # the same where seeds are at different rates, see `fitted_rates`
 
 _SINGULAR = 1e8  # condition number of normal equations in octaves
 
@@ -68,12 +69,16 @@ def curve_optimum(
         flag = "all finished runs diverged" if np.isinf(losses).any() else "no results"
         return Optimum(nan, nan, nan, nan, nan, nan, Estimate(nan), flag)
     seeds = np.ones_like(rates) if seeds is None else seeds.astype(float)
-    x, at = np.log2(rates), int(np.nanargmin(losses))
+    x, lowest = np.log2(rates), int(np.nanargmin(losses))
+    at, window = fitted_rates(rates, losses, seeds)
     sides = {side: _beside(losses, at + step, side) for step, side in ((-1, "below"), (1, "above"))}
-    window = fit_window(rates, losses, at)
-    curve = _fit(x[window] - x[at], losses[window], seeds[window], None if runs is None else runs[window])
+    curve = (
+        fit_parabola(x[window] - x[at], losses[window], seeds[window], None if runs is None else runs[window])
+        if len(window) >= 3
+        else None
+    )
     open_low, open_high = _outer_limits(x, losses, at)
-    best = (float(rates[at]), float(losses[at]), *_indistinct(rates, losses, seeds, window, at, noise))
+    best = (float(rates[lowest]), float(losses[lowest]), *_indistinct(rates, losses, seeds, window, lowest, noise))
     if any(sides.values()):
         low, high = -math.inf, math.inf
         if curve is not None and sides["above"]:
@@ -95,19 +100,47 @@ def curve_optimum(
     return Optimum(*best, 2.0**vertex, curve.lowest, estimate, flag="")
 
 
+def fitted_rates(rates: Floats, losses: Floats, seeds: Floats) -> tuple[int, Indices]:
+    """The rate in the middle of the fit and the indices of the rates that are fitted, see `fit_window`.
+
+    The middle is the optimum (grid) if all means are over as many seeds. Otherwise the lowest mean may be the one with
+    the fewest seeds. Then it is the rate nearest to the vertex of a parabola through wider rates, each with the weight
+    of its seeds, and the rates within `UNEVEN_OCTAVES` of this vertex are fitted. So a lucky run does not move the
+    window off the flanks that have the seeds.
+    """
+    at = int(np.nanargmin(losses))
+    finite = np.isfinite(losses)
+    if len(set(seeds[finite])) > 1:
+        x = np.log2(rates)
+        run = _around(losses, at)
+        wide = run[np.abs(x[run] - x[at]) <= UNEVEN_OCTAVES + 0.5]
+        if len(wide) > 3:
+            curvature, slope, _ = np.polyfit(x[wide] - x[at], losses[wide], 2, w=np.sqrt(seeds[wide]))
+            vertex = x[at] - slope / (2 * curvature) if curvature > 0 else math.inf
+            near = wide[np.abs(x[wide] - vertex) <= UNEVEN_OCTAVES + 1e-9]
+            if x[wide[0]] <= vertex <= x[wide[-1]] and len(near) >= 3:
+                return int(wide[np.argmin(np.abs(x[wide] - vertex))]), near
+    return at, fit_window(rates, losses, at)
+
+
 def fit_window(rates: Floats, losses: Floats, at: int) -> Indices:
     """Indices of the rates that are fitted around index `at`, the optimum (grid). Fewer than three: no fit.
 
     The finite rates around `at` without a gap, within `WINDOW_OCTAVES` or next to it, and at least three of them.
     """
-    gaps = np.flatnonzero(~np.isfinite(losses))
-    first, last = gaps[gaps < at].max(initial=-1) + 1, gaps[gaps > at].min(initial=len(losses)) - 1
-    run = np.arange(first, last + 1, dtype=np.int64)
+    run = _around(losses, at)
     distance = np.abs(np.log2(rates[run] / rates[at]))
     near = (distance <= WINDOW_OCTAVES + 1e-9) | (np.abs(run - at) <= 1)
     near[np.argsort(distance, kind="stable")[:3]] = True
     window: Indices = run[near]
     return window
+
+
+def _around(losses: Floats, at: int) -> Indices:
+    """The finite losses around index `at` without a gap."""
+    gaps = np.flatnonzero(~np.isfinite(losses))
+    first, last = gaps[gaps < at].max(initial=-1) + 1, gaps[gaps > at].min(initial=len(losses)) - 1
+    return np.arange(first, last + 1, dtype=np.int64)
 
 
 def _beside(losses: Floats, index: int, side: str) -> str:
@@ -142,11 +175,9 @@ def _indistinct(
     return float(chosen.min()), float(chosen.max())
 
 
-def _fit(z: Floats, losses: Floats, seeds: Floats, runs: Floats | None) -> "_Parabola | None":
+def fit_parabola(z: Floats, losses: Floats, seeds: Floats, runs: Floats | None) -> "Parabola":
     """The parabola through the means of (Z,) rates, or through the (Z, S) runs where seeds are at different rates."""
-    if len(z) < 3:
-        return None
-    curve = _Parabola.fit(z, losses, seeds)
+    curve = Parabola.fit(z, losses, seeds)
     if runs is None:
         return curve
     runs = runs[:, np.isfinite(runs).any(axis=0)]
@@ -154,7 +185,7 @@ def _fit(z: Floats, losses: Floats, seeds: Floats, runs: Floats | None) -> "_Par
 
 
 @dataclass(frozen=True)
-class _Parabola:
+class Parabola:
     """y = level + slope z + curvature z², fitted to z in [`start`, `end`], z = 0 at the optimum (grid)."""
 
     level: float
@@ -165,14 +196,15 @@ class _Parabola:
     end: float
 
     @classmethod
-    def fit(cls, z: Floats, y: Floats, weights: Floats) -> "_Parabola":
+    def fit(cls, z: Floats, y: Floats, weights: Floats) -> "Parabola":
+        """To (Z,) means at `z`, each with its number of runs."""
         design = np.vander(z, 3, increasing=True)
         covariance: Floats = np.linalg.inv((design.T * weights) @ design).astype(np.float64)
         lowest = y.min()  # subtracted to keep rounding errors small
         level, slope, curvature = covariance @ (design.T * weights) @ (y - lowest)
         return cls(float(level + lowest), float(slope), float(curvature), covariance, float(z[0]), float(z[-1]))
 
-    def fitted_to_runs(self, z: Floats, runs: Floats) -> "_Parabola":
+    def fitted_to_runs(self, z: Floats, runs: Floats) -> "Parabola":
         """Slope and curvature by least squares with an offset for every seed, from (Z, S) losses, NaN where no run.
 
         A seed at two rates tells nothing of the level, and the mean over other seeds at each rate does not enter. If
@@ -197,10 +229,12 @@ class _Parabola:
 
     @property
     def vertex(self) -> float:
+        """Its z."""
         return -self.slope / (2 * self.curvature)
 
     @property
     def has_minimum(self) -> bool:
+        """Whether its vertex is a minimum within the fitted rates."""
         return self.curvature > 0 and self.start <= self.vertex <= self.end
 
     @property
@@ -210,12 +244,14 @@ class _Parabola:
 
     @property
     def lowest(self) -> float:
+        """The loss at the vertex."""
         return self.level - self.slope**2 / (4 * self.curvature)
 
-    def mirrored(self) -> "_Parabola":
+    def mirrored(self) -> "Parabola":
+        """The same with -z for z."""
         flip = np.diag([1.0, -1.0, 1.0])
         covariance = flip @ self.covariance @ flip
-        return _Parabola(self.level, -self.slope, self.curvature, covariance, -self.end, -self.start)
+        return Parabola(self.level, -self.slope, self.curvature, covariance, -self.end, -self.start)
 
     def _derivative(self, z: float) -> tuple[float, float]:
         """Slope at z and its variance."""

@@ -104,7 +104,7 @@ def pooled_noise(cells: pd.DataFrame, points: pd.DataFrame) -> dict[int, DepthNo
     Only points that its parabola is fitted to, because runs close to divergence scatter more. A run in two panels
     counts once: sqrt and linear share their runs at N = 1.
     """
-    windows = [curve.index[window(*_arrays(curve)[:2])] for _, curve in points.groupby(CURVE_KEY, sort=False)]
+    windows = [curve.index[window(*_arrays(curve)[:3])] for _, curve in points.groupby(CURVE_KEY, sort=False)]
     noise = {}
     for n_layers, at_depth in _numbered(cells).drop_duplicates("run_id").groupby("n_layers"):
         losses, at = by_seed(at_depth)

@@ -11,6 +11,7 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from model import RULES, ModelConfig, ParameterRow, ScalingRule, parameter_table, residual_scale
+from sweeper.config.design import DESIGNS
 from sweeper.config.rules import (
     Count,
     CountOrZero,
@@ -33,6 +34,7 @@ from sweeper.config.schema import (
     ModelSection,
     OptimizerSection,
     PathsSection,
+    RefineSection,
     ScalingSection,
     ScheduleSection,
     TrackingSection,
@@ -101,6 +103,8 @@ class Config:
     panel: Name = MISSING
     experiment: Name = MISSING
     title: Line | None = None
+    design: Annotated[str, one_of(DESIGNS)] = MISSING
+    refine: RefineSection = field(default_factory=RefineSection)
     seed: Seed = MISSING
     precision: Annotated[str, one_of(PRECISIONS)] = MISSING
     diverged_above: Positive = MISSING

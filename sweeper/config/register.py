@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from sweeper.config.design import designed
 from sweeper.config.kinds import Config
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -24,6 +25,7 @@ def register() -> None:
     for name, option in short_names(CONFIG_DIR / "panel").items():
         store(group="panel", name=name, node={"defaults": [option]}, package="_global_")
     OmegaConf.register_new_resolver("loopsweep.times", lambda a, b: a * b, replace=True)
+    OmegaConf.register_new_resolver("loopsweep.design", designed, replace=True)
     OmegaConf.register_new_resolver("loopsweep.comma", lambda items: ",".join(map(str, items)), replace=True)
 
 

@@ -157,6 +157,14 @@ class GridSection:
 
 
 @dataclass
+class RefineSection:
+    """Set by `loopsweep refine`: the number of its round, 0 for none, and why it adds these runs."""
+
+    round: Annotated[int, at_least(0), at_most(99)] = 0
+    reason: Line | None = None
+
+
+@dataclass
 class ArchitecturesSection:
     """Depth and axes of the sweep `architectures`. `kin_loops` are the N of what neither paper is about."""
 

@@ -19,7 +19,20 @@ from sweeper.records.sweep_manifest import MAX_NAME
 NO_KIND = "runs"  # the experiment of a multirun that names none
 NAMELESS = ("title", "experiment")  # name a sweep, and set no value
 # Not in a derived name: the grid itself, and keys that change no result.
-_UNNAMED_SECTIONS = ("preset", "sweep", "panel", "grid", "seed", "paths", "execution", "tracking", "hydra", "site")
+_UNNAMED_SECTIONS = (
+    "preset",
+    "sweep",
+    "panel",
+    "grid",
+    "design",
+    "refine",
+    "seed",
+    "paths",
+    "execution",
+    "tracking",
+    "hydra",
+    "site",
+)
 _UNNAMED_KEYS = ("model.n_loops", "optimizer.base_lr", "probe.depths", "probe.seeds")
 
 Values = dict[str, Any]

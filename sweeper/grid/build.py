@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from sweeper.config.checks import check_data, check_machine, check_paths, directory_of, fitted
+from sweeper.config.design import DESIGNS, designed
 from sweeper.config.resolve import ResolvedRun, data_spec, depth_warning, resolve
 from sweeper.data import DataSpec, Manifest, find_data
 from sweeper.display.data_progress import prepare_in_view
@@ -145,8 +146,16 @@ def compose_grid(
             highlight=False,
             soft_wrap=True,
         )
-    plan = Plan(replace(asked, name=whole.name, id=whole.id), distinct, status, whole=whole)
+    sweep = replace(asked, name=whole.name, id=whole.id)
+    plan = Plan(sweep, distinct, status, whole=whole, designs=_designs(config, background.experiment))
     return Grid(plan, roots, str(config.preset), prepared=UNPREPARED not in hashes.values())
+
+
+def _designs(config: DictConfig, experiment: str) -> dict[str, int]:
+    """Rates in each design of a sweep of learning rates. A round of refinement has none."""
+    if experiment != "lr_transfer" or config.refine.round:
+        return {}
+    return {name: len(designed(name, config.grid.base_lr, config.optimizer.base_lr)) for name in DESIGNS}
 
 
 def saved_plan(sweep: Sweep, run_ids: Sequence[str], runs: Path) -> Plan:
@@ -189,11 +198,13 @@ def _asked(
         cost = {"steps": run.config.steps, "flops": run.config.flops + run.config.attention_flops}
         cell = {**run.axes, "run_id": run.config.run_id, **cost}
         cell |= {"values": differing} if differing else {}
+        cell |= {"round": config.refine.round} if config.refine.round else {}
         known, other = cells.setdefault(repr((run.axes, sorted(differing.items()))), (cell, job))
         if known != cell:
             apart = ", ".join(sorted({*job}.symmetric_difference(other)))
             raise UserError(f"no axis of a sweep tells the runs with {apart} apart; submit them under other titles")
     experiment = background.experiment
+    number, reason = config.refine.round, config.refine.reason
     return Sweep(
         name=sweep_name(config, experiment),
         experiment=experiment,
@@ -202,4 +213,5 @@ def _asked(
         title=title(config),
         base=base,
         commands=(command(config),),
+        rounds=({"round": number, "reason": reason or "", "cells": len(cells)},) if number else (),
     )

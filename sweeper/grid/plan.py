@@ -1,7 +1,7 @@
 """What a sweep would do and cost, before it does anything."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,9 @@ from sweeper.run.base import Run
 
 GPU_NAME, GPU_UTILISATION = "H100", 0.4
 GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
+# Runs of a curve until the claim on its optimum is decided, with little and with much noise between seeds
+# (benchmarks/coverage_refined.md).
+RUNS_TO_VERDICT = (9, 22)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Plan:
         status: where each run stands.
         queued: runs that wait in a cluster's queue.
         whole: the sweep with the cells of earlier submissions. None if there are no others.
+        designs: rates in each design of this sweep, see `sweeper.config.design`. Empty for other kinds of sweep.
     """
 
     sweep: Sweep
@@ -37,6 +41,7 @@ class Plan:
     status: Mapping[str, RunStatus]
     queued: frozenset[str] = frozenset()
     whole: Sweep | None = None
+    designs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def to_run(self) -> list[str]:
@@ -114,6 +119,8 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
     if whole := plan.part_of:
         say(f"the whole of {whole.name}: {len(whole.cells)} points, {len(whole.run_ids)} distinct runs")
     say(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention")
+    for line in _design_lines(plan, times):
+        say(line)
     if not todo:
         return
     if times is not None:
@@ -129,6 +136,31 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
             f"GPU time: {hours:,.3g} {GPU_NAME}-hours at {GPU_UTILISATION:.0%} utilisation "
             f"(longest run {longest:,.3g})",
         )
+
+
+def _design_lines(plan: Plan, times: StepTimes | None) -> list[str]:
+    """What the designs of a sweep cost with one seed, what its verdicts may cost, and what its grid cannot decide."""
+    if not plan.designs:
+        return []
+    curves = {(run.axes["rule"], run.config.applications, run.config.residual_scale): run for run in plan.runs.values()}
+    configs = [run.config for run in curves.values()]
+    on_gpu = any(run.execution.device == "cuda" for run in curves.values())
+    if on_gpu:
+        unit, each = f"{GPU_NAME}-hours", sum(map(gpu_hours, configs))
+    elif times is not None:
+        unit, each = "hours of runs", sum(times.run_seconds(config) for config in configs) / 3600
+    else:
+        unit, each = "FLOPs", float(sum(config.flops for config in configs))
+    designs = ", ".join(f"{name} ({rates} rates) {rates * each:,.3g}" for name, rates in plan.designs.items())
+    low, high = RUNS_TO_VERDICT
+    lines = [
+        f"cost in {unit} with one seed: {designs}; until the claims are decided some {low * each:,.3g} to "
+        f"{high * each:,.3g} ({low} to {high} runs a curve)"
+    ]
+    if len({run.axes["seed"] for run in plan.runs.values()}) == 1:
+        why = "one seed has no interval, so no claim is decided on this grid"
+        lines.append(f"{why}; `loopsweep refine` adds the seeds and rates that the claims need")
+    return lines
 
 
 def _grid_table(plan: Plan, times: StepTimes | None) -> Table:

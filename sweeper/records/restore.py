@@ -23,7 +23,15 @@ from sweeper.records.run_dir import RECORDS
 from sweeper.records.sweep_manifest import Sweep
 
 CELLS = "cells.parquet"
-_WHOLE = ("n_layers", "ref_layers", "n_loops", "d_model", "seed", "steps")  # whole numbers, floats beside a null
+_WHOLE = (
+    "n_layers",
+    "ref_layers",
+    "n_loops",
+    "d_model",
+    "seed",
+    "steps",
+    "round",
+)  # whole numbers, floats beside a null
 # What provenance.json says of a sweep's runs, and what stands for it where it is missing.
 _ORIGIN: dict[str, Any] = {"commit": [], "packages": {}, "python": "", "processor": [], "finished": 0}
 _ORIGIN |= {"run_hours": 0.0, "core_hours": 0.0, "gpu_hours": 0.0}
@@ -171,6 +179,7 @@ def _plain(value: Any) -> Any:
 def _cell(row: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     cell: dict[str, Any] = {axis: row.get(axis) for axis in BASE_AXES if axis != "architecture"}
     cell |= {key: row[key] for key in ("architecture", "run_id", "steps", "flops") if row.get(key) is not None}
+    cell |= {"round": row["round"]} if row.get("round") else {}
     cell |= {key: int(cell[key]) for key in _WHOLE if cell.get(key) is not None}
     extra = {key: row[key] for key in row if is_extra(key)}
     values = {key: value for key, value in extra.items() if not same(value, base.get(key))}

@@ -40,6 +40,7 @@ class Sweep:
             earlier versions.
         commands: the command lines that added or removed cells, in order. The only path in them is `data.path`.
         id: a short name for the command line, unique. Empty in manifests of earlier versions.
+        rounds: of `loopsweep refine`, in order: `round`, `reason` and the number of `cells`. Their cells have `round`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Sweep:
     base: dict[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     id: str = ""
+    rounds: tuple[dict[str, Any], ...] = ()
 
     @property
     def run_ids(self) -> list[str]:
@@ -88,8 +90,10 @@ class Sweep:
         `columns` is the property of that name. For a part of a sweep, pass the columns of the whole sweep.
         """
         shown = self.columns if columns is None else columns
+        first: Cell = {"round": 0} if any("round" in cell for cell in self.cells) else {}
         return [
-            {key: value for key, value in cell.items() if key not in ("values", "architecture")}
+            first
+            | {key: value for key, value in cell.items() if key not in ("values", "architecture")}
             | {key: cell.get(key, PLAIN) if key == "architecture" else self.value(cell, key) for key in shown}
             for cell in self.cells
         ]
@@ -100,7 +104,8 @@ class Sweep:
 
     def to_record(self) -> dict[str, Any]:
         """Plain values, as they are written to the file."""
-        return asdict(self)
+        record = asdict(self)
+        return record if self.rounds else {key: value for key, value in record.items() if key != "rounds"}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -110,7 +115,8 @@ class Sweep:
             TypeError, KeyError: if it is not one.
         """
         cells = tuple(cell if "architecture" in cell else {**cell, "architecture": PLAIN} for cell in record["cells"])
-        return cls(**{**record, "cells": cells, "commands": tuple(record.get("commands", ()))})
+        listed = {name: tuple(record.get(name, ())) for name in ("commands", "rounds")}
+        return cls(**{**record, "cells": cells, **listed})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -212,7 +218,8 @@ def joined(existing: Sweep, asked: Sweep) -> Sweep | None:
     if not new:
         return replace(existing, base=base)
     added = _in_order([*existing.cells, *new])
-    return replace(existing, base=base, commands=existing.commands + asked.commands, cells=added)
+    rounds = existing.rounds + asked.rounds
+    return replace(existing, base=base, commands=existing.commands + asked.commands, cells=added, rounds=rounds)
 
 
 def find(directory: Path, text: str, experiment: str | None = None) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import ndtri
 
 from analysis.stats import looks
 from analysis.stats.curves import Curve, difference_variance, of_depth
@@ -63,8 +64,16 @@ def test_a_difference_of_means_over_other_seeds_counts_the_error_of_their_offset
     assert difference_variance(curve, 0, curve, 2) == pytest.approx(1 / 2 + 1 + 1 / 4)
 
 
+def test_the_looks_of_all_rounds_are_right_together_with_95_percent() -> None:
+    steps = np.random.default_rng(0).normal(size=(looks.ROUNDS, 400_000))
+    means = np.cumsum(steps, axis=0) / np.sqrt(np.arange(1, looks.ROUNDS + 1))[:, None]  # rounds of one size
+    limits = ndtri(1 - np.array(looks.SPENT[1:]) / 2)
+    missed = (np.abs(means) > limits[:, None]).any(axis=0).mean()
+    assert missed == pytest.approx(0.05, abs=0.001)  # of 400,000 draws: three standard errors
+    assert sum(looks.SPENT[1:]) < 0.06
+
+
 def test_every_round_widens_the_intervals_to_the_level_that_it_spends(cell_table: CellTable) -> None:
-    assert sum(looks.SPENT[1:]) <= 0.05 + 1e-12
     cells = cell_table(seeds=(0, 1, 2)).query("rule == 'linear'")
     cells["val_loss"] += np.random.default_rng(0).normal(0, 0.003, len(cells))
     widths = []

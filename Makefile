@@ -53,8 +53,9 @@ figures-exponent: $(READY)  ## Train the sweep over the exponent of N and draw w
 	$(call submit,exponent,analysis/plot_exponent.py)
 
 .PHONY: decide
-decide: $(READY)  ## Train Figure 5's coarse grid, then what its open claims need: BUDGET=2h, 500gpuh or 40runs
-	$(BIN)/loopsweep submit --then "$(BIN)/loopsweep refine --until verdicts $(if $(BUDGET),--budget $(BUDGET)) $(if $(filter slurm,$(LAUNCHER)),--dry-run)" \
+decide: $(READY)  ## Train Figure 5's coarse grid, then what its open claims need (BUDGET=2h, 500gpuh or 40runs)
+	$(BIN)/loopsweep submit --then "$(BIN)/loopsweep refine --until verdicts $(if $(BUDGET),--budget $(BUDGET)) \
+	  --set hydra/launcher=$(LAUNCHER) $(filter paths.%,$(ARGS))" \
 	  +sweep=lr_transfer design=coarse preset=$(PRESET) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 .PHONY: plan

@@ -4,6 +4,7 @@
 
 Draws synthetic sweeps: known optima between the rates, known shifts, gains and regrets; noise of every run, an offset
 of every seed at every depth and of every seed on every curve; runs that diverge; optima at the edge of the grid.
+Grids are whole; benchmarks/coverage_refined.py has sweeps that are refined until a claim is decided.
 Writes benchmarks/coverage.json and, from it, benchmarks/coverage.md.
 """
 

@@ -41,9 +41,10 @@ def refine(
     left = budget
     while True:
         sweep = Sweep.load(path)
-        states = [status.state for status in sweep_status(sweep, runs, path.parent).values()]
-        if (busy := sum(state in _AT_WORK for state in states)) and not dry_run:
-            raise UserError(f"{busy} runs of {sweep.name} are at work; wait for them: loopsweep watch {sweep.name}")
+        statuses = sweep_status(sweep, runs, path.parent).values()
+        busy = sum(one.state in _AT_WORK or (one.state is State.PENDING and bool(one.job)) for one in statuses)
+        if busy and not dry_run:
+            raise UserError(f"{busy} runs of {sweep.name} run or wait in a queue; wait for them: loopsweep watch")
         plan = _plan(path, runs, sweep.name, left)
         if dry_run or not plan["cells"]:
             return

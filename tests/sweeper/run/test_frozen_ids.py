@@ -61,7 +61,7 @@ def test_the_ids_in_results_are_recomputed_from_conf(directory, experiment) -> N
     runs = [
         run.on_data(stored["data"])
         for overrides in stored["sweeps"][experiment]
-        for run in composed(experiment, f"preset={stored['preset']}", *overrides)
+        for run in composed(experiment, f"preset={stored['preset']}", "design=full", *overrides)
     ]
     found = {tuple(run.axes[name] for name in AXES): run.config.run_id for run in runs}
     cells = pd.read_parquet(REPOSITORY / directory / "cells.parquet").query("experiment == @experiment")

@@ -52,7 +52,7 @@ def add(
     Args:
         artists: they are shown and hidden together. Points are in the coordinates of the first.
         of: a row per point, or the one row that all artists belong to. Its columns select the point's cells.
-        x, y: of the points; points that are not finite are left out.
+        x, y: of the points; points that are not finite, or that the panel does not show, are left out.
         low, high: interval at 95% of the values.
         values: of the points, if y is not their value.
         name: of what the values are; empty for marks that stand for a state.
@@ -67,8 +67,8 @@ def record(figure: Figure, cells: pd.DataFrame) -> dict[str, Any]:
 
     `cells` are those of the figure. Lengths are points from the upper left corner.
     Keys: `size` of the page; `runs`, ids; `curves`. A curve has `ids` of its artists, `labels` by name, `value` (the
-    name of y), `points` (x, y, value, low, high, numbers of its runs), and `line` (a, b) where the axis is linear: a
-    value v stands at the height a + b · v.
+    name of y), `points` (x, y, value, low, high, numbers of its runs, more labels), and where the axis is linear `line`
+    (a, b), by which a value v stands at the height a + b · v, and `box`, the top and the bottom of the panel.
     """
     cells = cells.assign(depth=cells["n_layers"] * cells["n_loops"])
     if "architecture" not in cells:
@@ -104,6 +104,8 @@ def _curve(series: _Series, figure: Figure, cells: pd.DataFrame, runs: dict[str,
     transform = series.artists[0].get_transform()
     at = transform.transform(np.column_stack([x, y])) * scale
     height = figure.get_figheight() * POINTS_AN_INCH
+    first, axes = series.artists[0], series.artists[0].axes
+    outside = axes.bbox.intervaly * scale if axes is not None and first.get_clip_on() else None
     members = _members(series.of, cells, key)
     values = np.asarray(series.values, dtype=float)
     low, high = (
@@ -111,6 +113,8 @@ def _curve(series: _Series, figure: Figure, cells: pd.DataFrame, runs: dict[str,
     )
     for place, (px, py) in enumerate(at):
         if not (math.isfinite(px) and math.isfinite(py)) or not len(members[place]):
+            continue
+        if outside is not None and not outside[0] - 1 <= py <= outside[1] + 1:
             continue
         row = tuple(series.of[name].iloc[place] for name in key)
         value = [_short(values[place]), _short(low[place]), _short(high[place])] if series.name else [None] * 3
@@ -121,10 +125,10 @@ def _curve(series: _Series, figure: Figure, cells: pd.DataFrame, runs: dict[str,
             if n in said and n not in constant
         }
         found["points"].append([round(float(px), 2), round(height - float(py), 2), *value, numbers, varying])
-    axes = series.artists[0].axes
     if series.values is series.y and series.name and axes is not None and axes.get_yscale() == "linear":
         bottom, top = transform.transform([(x[0], 0.0), (x[0], 1.0)])[:, 1] * scale
         found["line"] = [round(float(height - bottom), 4), round(float(bottom - top), 4)]
+        found["box"] = [round(float(height - end), 2) for end in reversed(axes.bbox.intervaly * scale)]
     return found
 
 

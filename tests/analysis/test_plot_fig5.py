@@ -265,6 +265,7 @@ def test_one_far_loss_does_not_flatten_its_row_and_is_told_with_its_value(
     assert whole[0][1] > 9.0
     drawn = json.loads((plot(cells, tmp_path, "--format", "svg,json") / "fig5.json").read_text())
     above = [point for curve in drawn["curves"] for point in curve["points"] if point[2] == 9.0 and "line" not in curve]
+    assert not [point for curve in drawn["curves"] for point in curve["points"] if point[2] == 9.0 and "line" in curve]
     [(x, y, *_)] = above
     assert 0 < x < drawn["size"][0]
     assert 0 < y < drawn["size"][1] / 2

@@ -166,7 +166,8 @@ function explore(figure, plot, prefix) {
     for (const curve of curves.filter((one) => one.line && one.value === "loss")) {
       const runs = curve.points.map((point) => [point, point.runs.find((run) => run.seed === seed && run.loss !== null)])
         .filter(([, run]) => run).map(([point, run]) => ({ ...point, runs: [run], y: run.loss, low: null, labels: { ...point.labels, seed },
-          at: [point.at[0], curve.line[0] + curve.line[1] * run.loss] }));
+          at: [point.at[0], curve.line[0] + curve.line[1] * run.loss] }))
+        .filter((point) => point.at[1] >= curve.box[0] && point.at[1] <= curve.box[1]);
       const own = document.createElementNS(SVG, "g");
       const line = document.createElementNS(SVG, "polyline");
       line.setAttribute("points", runs.map((point) => point.at.join()).join(" "));

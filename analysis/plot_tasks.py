@@ -63,7 +63,7 @@ def draw(cells: pd.DataFrame, runs: pd.DataFrame, levels: pd.DataFrame) -> Figur
     by_count.set_ylabel("accuracy")
     by_count.set_ylim(0, 1.03)
     keys = [Line2D([], [], color=colors[n], marker=style.loop_marker(n), **LINE, label=f"$N={n}$") for n in counts]
-    by_level.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, columnspacing=0.9)
+    by_level.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, columnspacing=0.9)
     style.add_footer(figure, script.footer(cells, notes=["each at its best rate"]))
     return figure
 

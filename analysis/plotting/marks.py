@@ -94,7 +94,7 @@ def _named(artists: Sequence[Artist], number: int) -> list[str]:
 def _curve(series: _Series, figure: Figure, cells: pd.DataFrame, runs: dict[str, int]) -> dict[str, Any]:
     key = [name for name in map(str, series.of) if name in cells and name not in _NOT_KEYS]
     constant = [name for name in key if series.of[name].nunique() == 1]
-    said = [name for name in key if name not in _UNSAID]
+    said = [name for name in key if name not in _UNSAID and (name not in _SETTINGS or cells[name].nunique() > 1)]
     labels = {NAMES.get(name, name): as_text(_plain(series.of[name].iloc[0])) for name in said if name in constant}
     found: dict[str, Any] = {"labels": labels, "value": series.name, "points": []}
     x, y = np.asarray(series.x, dtype=float), np.asarray(series.y, dtype=float)
@@ -141,6 +141,7 @@ def _members(of: pd.DataFrame, cells: pd.DataFrame, key: list[str]) -> list[Sequ
     return [list(groups.get(row if len(row) > 1 else row[0], ())) for row in rows]
 
 
+_SETTINGS = ("experiment", "preset", "ref_layers", "d_model")  # said only where they differ
 _UNSAID = ("depth_multiplier",)  # L says it
 _NOT_KEYS = ("val_loss", "state", "step", "steps", "seed", "run_id", "sweep", "reason", "flops", "step_seconds")
 

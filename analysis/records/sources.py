@@ -392,7 +392,7 @@ def _details(rundir: "RunDir") -> RunDetails:
         tokens=getattr(config, "total_tokens", math.nan),
         hours=math.fsum(seconds) / 3600 if seconds else math.nan,
         machine=", ".join(machine) if isinstance(machine, list) else str(machine),
-        commit=", ".join(map(str, commit)) if isinstance(commit := origin.get("commit", ""), list) else str(commit),
+        commit=", ".join(map(str, commit)) if isinstance(commit := origin.get("commit"), list) else commit or "",
         data=getattr(config, "data", ""),
         log="\n".join(failure.get("log") or (rundir.log_tail(20) if failure else [])),
     )

@@ -36,7 +36,10 @@ HEADERS = {
 class Page:
     """The page that is served now, and a number that grows with each."""
 
-    content: bytes = b"<!doctype html><title>loopsweep</title><p>Drawing the first page. Reload in a few seconds."
+    content: bytes = (
+        b'<!doctype html><meta http-equiv="refresh" content="2"><link rel="icon" href="data:,"><title>loopsweep</title>'
+        b"<p>Drawing the first page \xe2\x80\xa6"
+    )
     version: int = 0
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 

@@ -16,6 +16,8 @@ THEN = (
     "--sweeps and --sweep of this sweep. May be given several times"
 )
 OUT = "a directory for all tables, a .parquet file for the cells, or a .tar file for the finished runs themselves"
+RETRY = "submit runs again whose jobs were cancelled, preempted or out of time; not those that fail by themselves"
+NOTIFY = 'gets one line at the first trouble and one at the end: a shell command in $LINE, a URL as {"text": line}'
 KEEP = "what stays: the final weights without the optimizer's state, or nothing; results and metrics always stay"
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 DOCTOR_COMMAND = (
@@ -152,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument("--seconds", type=seconds, default=10.0, help="between refreshes")
                 command.add_argument("--web", action="store_true", help=WEB)
                 command.add_argument("--port", type=port, default=0, help="of --web (default: a free one)")
+                command.add_argument("--retry", action="store_true", help=RETRY)
+                command.add_argument("--notify", metavar="COMMAND|URL", help=NOTIFY)
+                command.add_argument("--data", type=Path, default=Path("data"), help="directory of prepared data")
             case "retry":
                 command.add_argument(
                     "--set", nargs="+", default=[], metavar="OPTION", help="SLURM options to change: mem=128G"
@@ -245,9 +250,11 @@ def _on_sweep(arguments: argparse.Namespace) -> None:
         case "status":
             sweep.status()
         case "watch":
+            if arguments.web and (arguments.retry or arguments.notify):
+                raise UserError("--web with --retry or --notify: a page only shows; give these to a second `watch`")
             if arguments.web:
                 sys.exit(sweep.watch_in_browser(arguments.seconds, arguments.port))
-            sweep.watch(arguments.seconds)
+            sweep.watch(arguments.seconds, retry=arguments.data if arguments.retry else None, notify=arguments.notify)
         case "retry":
             sweep.retry(arguments.data, arguments.set)
         case "cancel":

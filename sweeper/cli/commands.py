@@ -11,14 +11,15 @@ from rich.text import Text
 
 from sweeper.cli.import_command import progress
 from sweeper.cli.status_table import MOVING, status_table, watch
+from sweeper.cli.unattended import RETRIED, AutomaticRetry, Notifier
 from sweeper.errors import UserError
 from sweeper.execution.slurm.status import SweepView, sweep_status
+from sweeper.execution.slurm.submission import newest_log, submissions
 from sweeper.records.archive import write_archive
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import RunStatus, State, sweep_rows
 from sweeper.records.sweep_manifest import Sweep, find, manifests, remove
 
-RETRIED = (State.FAILED, State.LOST, State.TIMEOUT)
 LOGGED_STATES = (*RETRIED, State.RUNNING)  # whose logs are shown unless a run is named
 
 
@@ -44,15 +45,29 @@ class SweepCommands:
         """Print where every cell stands."""
         self.console.print(status_table(self.sweep, self._statuses()))
 
-    def watch(self, seconds: float) -> None:
-        """Show `status` again and again until nothing moves."""
+    def watch(self, seconds: float, *, retry: Path | None = None, notify: str | None = None) -> None:
+        """Show `status` again and again until nothing moves.
+
+        Args:
+            seconds: between two looks.
+            retry: submit runs again that may be tried again; the directory of prepared data.
+            notify: who is told of the first trouble and the end, see `sweeper.cli.unattended.Notifier`.
+
+        Raises:
+            UserError: if runs are to be submitted again, but were never submitted to SLURM.
+        """
+        if retry is not None and not any(one.queued for one in submissions(self.sweeps, self.sweep.name)):
+            raise UserError(f"--retry: {self.sweep.name} has no SLURM jobs; submit it again to resume it here")
         view = SweepView(self.sweep, self.runs, self.sweeps)
+        again = AutomaticRetry(self.runs, lambda run_ids: self._submit_again(run_ids, retry or Path(), ()))
+        notifier = Notifier(self.sweep.name, notify, self.console)
 
         def show() -> tuple[Text, bool]:
-            statuses = view.statuses()
-            moving = any(status.state in MOVING for status in statuses.values())
+            statuses, due = again.look(view) if retry is not None else (view.statuses(), [])
+            moving = bool(due) or any(status.state in MOVING for status in statuses.values())
             shown = status_table(self.sweep, statuses)
-            return shown.append(f" · {view.trouble}" if view.trouble else ""), moving
+            notifier.see(statuses, shown.plain.splitlines()[-1], due=due, ended=not moving)
+            return shown.append("".join(f" · {said}" for said in (view.trouble, again.trouble) if said)), moving
 
         watch(show, seconds, self.console)
 
@@ -89,7 +104,6 @@ class SweepCommands:
 
     def _submit_again(self, again: Sequence[str], data: Path, changes: Sequence[str]) -> None:
         from sweeper.execution.local import default_workers, execute_plan
-        from sweeper.execution.slurm.submission import submissions
         from sweeper.grid.build import Roots, saved_plan
 
         roots = Roots(self.runs, self.sweeps, data)
@@ -115,7 +129,6 @@ class SweepCommands:
             UserError: if the sweep never went to SLURM, or scancel fails.
         """
         from sweeper.execution.slurm.queue import live_jobs
-        from sweeper.execution.slurm.submission import submissions
 
         submitted = submissions(self.sweeps, self.sweep.name)
         if not submitted:
@@ -167,7 +180,6 @@ class SweepCommands:
         Raises:
             UserError: if no run has that name.
         """
-        from sweeper.execution.slurm.submission import newest_log, submissions
 
         if run is None:
             chosen = [run_id for run_id, status in self._statuses().items() if status.state in LOGGED_STATES]

@@ -1,7 +1,6 @@
 """The test cluster, and an undisturbed run to compare with."""
 
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,13 +11,9 @@ import pytest
 
 from .cluster import Cluster, search_path
 from .interruptions import INTERRUPTIONS
-from .lab import ONE_RUN, Lab
+from .lab import ONE_RUN, Lab, write_corpus
 
 SIDE_BY_SIDE = 4
-
-WORDS = (
-    "the looped model reads a small text and learns which word follows which other one while its stream stays bounded"
-)
 
 
 def require(program: str, package: str) -> None:
@@ -57,11 +52,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of small documents."""
-    folder, generator = tmp_path_factory.mktemp("corpus") / "texts", random.Random(0)
-    folder.mkdir()
-    for number in range(200):
-        (folder / f"{number}.txt").write_text(" ".join(generator.choices(WORDS.split(), k=180)))
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "texts")
 
 
 @pytest.fixture(scope="session")

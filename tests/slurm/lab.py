@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import pwd
+import random
 import signal
 import subprocess
 import sys
@@ -39,6 +41,9 @@ ONE_RUN = (
 MIDWAY = 60  # steps
 # Ranks sum gradients in another order than one process. Over these steps the difference stays below this.
 SAME_LOSS = 1e-6
+WORDS = (
+    "the looped model reads a small text and learns which word follows which other one while its stream stays bounded"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Lab:
     data: Path
     checkout: Path = CHECKOUT
     variables: tuple[tuple[str, str], ...] = ()  # of the environment of commands
+    user: str | None = None  # who types the commands; None for this process's user
+    python: str = sys.executable
 
     @property
     def runs(self) -> Path:
@@ -59,6 +66,11 @@ class Lab:
     @property
     def sweeps(self) -> Path:
         return self.root / "sweeps"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Options of commands."""
+        return f"--runs={self.runs}", f"--sweeps={self.sweeps}"
 
     @property
     def sweep(self) -> Sweep:
@@ -79,19 +91,28 @@ class Lab:
 
     def type(self, command: str, *words: str) -> str:
         """Run a command on the newest sweep. Returns its output."""
-        return finished(self.start_command(command, *words, f"--runs={self.runs}", f"--sweeps={self.sweeps}"))
+        return finished(self.start_command(command, *words, *self.places))
 
     def start_command(self, *words: str) -> "subprocess.Popen[str]":
         """Start a command of loopsweep, without waiting for it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "sweeper", *words],
+            [self.python, "-m", "sweeper", *words],
             cwd=self.checkout,
-            env={**self.cluster.environment, "PYTHONPATH": str(self.checkout), **dict(self.variables)},
+            env={**self.cluster.environment, "PYTHONPATH": str(self.checkout), **dict(self.variables), **self._home()},
+            user=self.user,
+            group=pwd.getpwnam(self.user).pw_gid if self.user else None,
+            extra_groups=[] if self.user else None,
+            umask=0o002 if self.user else -1,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
         )
+
+    def _home(self) -> dict[str, str]:
+        if self.user is None:
+            return {}
+        return {"USER": self.user, "LOGNAME": self.user, "HOME": str(self.root)}
 
     def submit(self, *overrides: str, launcher: str = "slurm") -> str:
         """Submit a sweep. Returns the output."""
@@ -182,6 +203,15 @@ class Lab:
         for path in [*self.sweeps.glob("*/slurm/*/jobs/*.out"), *self.runs.glob("*/log.txt")]:
             parts += [f"==> {path}", *path.read_text(errors="replace").splitlines()[-30:]]
         return "\n".join(parts)
+
+
+def write_corpus(folder: Path) -> Path:
+    """A corpus of small documents, in a new folder."""
+    generator = random.Random(0)
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number}.txt").write_text(" ".join(generator.choices(WORDS.split(), k=180)))
+    return folder
 
 
 def kill_a_claiming_job(lab: Lab) -> str:

@@ -27,12 +27,14 @@ class SweepView:
         runs: directory of run directories.
         sweeps: directory of sweep manifests.
         trouble: why SLURM did not answer the last time, in one line; empty if it did.
+        is_fresh: whether the last states rest on a new answer of SLURM.
     """
 
     sweep: Sweep
     runs: Path
     sweeps: Path
     trouble: str = field(default="", init=False)
+    is_fresh: bool = field(default=False, init=False)
     _jobs: dict[str, Job] = field(default_factory=dict, init=False)
     _asked: float = field(default=-math.inf, init=False)
 
@@ -43,13 +45,19 @@ class SweepView:
             UserError: if SLURM does not answer the first time.
         """
         statuses = {run_id: run_status(self.runs / run_id) for run_id in self.sweep.run_ids}
+        self.is_fresh = False
         if time.monotonic() - self._asked >= QUEUE_SECONDS:
             self._ask([run_id for run_id, status in statuses.items() if status.state not in FINISHED])
         return {run_id: cluster_status(status, self._jobs.get(run_id)) for run_id, status in statuses.items()}
 
+    def ask_anew(self) -> None:
+        """Ask SLURM the next time, because its queue has changed."""
+        self._asked = min(self._asked, time.monotonic() - QUEUE_SECONDS)
+
     def _ask(self, run_ids: Sequence[str]) -> None:
         try:
             self._jobs, self.trouble = run_jobs(submissions(self.sweeps), run_ids), ""
+            self.is_fresh = True
         except UserError as error:
             if self._asked == -math.inf:
                 raise

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.execution.slurm.submission import submissions
+from sweeper.records.lock import is_alive
 from sweeper.records.run_dir import RunDir
 
 from . import lab as lab_module
@@ -102,7 +103,7 @@ def claims(lab: Lab, draw: random.Random) -> dict[str, object]:
 
 
 def is_at_work(rundir: RunDir) -> bool:
-    return rundir.lock.exists() and rundir.result() is None and rundir.last_metrics().get("step", 0) > 0
+    return is_alive(rundir.lock) and rundir.result() is None and rundir.last_metrics().get("step", 0) > 0
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from sweeper.config.resolve import ResolvedRun
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import run_jobs
+from sweeper.execution.slurm.resources import changes, expected_start, needed_gpu_hours, run_options
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.submission import Submission, new_submission, require_slurm, submissions, submit
 from sweeper.grid.build import Roots, compose_grid, saved_plan
-from sweeper.grid.plan import GPU_NAME, Plan, gpu_hours, print_plan
+from sweeper.grid.plan import GPU_NAME, Plan, print_plan
 from sweeper.records.lock import Guard
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, run_status
@@ -49,10 +50,11 @@ def launch_slurm(
     max_array_size = 0 if plan_only else require_slurm()
     grid = compose_grid(context, config, jobs, console, prepare=not plan_only)
     plan = _with_queue(grid.plan, options, grid.roots)
-    _check_shares(plan.runs, options)
+    own = run_options(plan, options)
+    _check_shares(plan, own)
     print_plan(plan, None, 1, console)
     todo = [plan.runs[run_id] for run_id in plan.to_run]
-    _print_jobs(todo, options, console)
+    _print_all_jobs(plan, own, console, with_start=plan_only)
     if plan_only:
         grid.say_what_is_missing(console)
         return
@@ -82,7 +84,7 @@ def retry_on_slurm(
     max_array_size = require_slurm()
     options = SlurmOptions.from_dict({**last.options, **changes})
     plan = saved_plan(sweep, run_ids, roots.runs)
-    _check_shares(plan.runs, options)
+    _check_shares(plan, run_options(plan, options))
     with _submitting(roots):
         _submit(_with_queue(plan, options, roots), options, roots, max_array_size, console)
 
@@ -109,8 +111,9 @@ def _with_queue(plan: Plan, options: SlurmOptions, roots: Roots) -> Plan:
     return replace(plan, queued=frozenset(live))
 
 
-def _check_shares(runs: Mapping[str, ResolvedRun], options: SlurmOptions) -> None:
-    for run in runs.values():
+def _check_shares(plan: Plan, own: Mapping[str, SlurmOptions]) -> None:
+    for run_id, options in own.items():
+        run = plan.runs[run_id]
         if run.config.n_parallel % options.ranks:
             raise UserError(
                 f"hydra.launcher.nodes={options.nodes} x gpus_per_node={options.gpus_per_node} does not divide "
@@ -120,13 +123,20 @@ def _check_shares(runs: Mapping[str, ResolvedRun], options: SlurmOptions) -> Non
             raise UserError("hydra.launcher.gpus_per_node=0, but execution.device=cuda; ask for at least one GPU")
 
 
-def _needed_gpu_hours(run: ResolvedRun) -> float:
-    return gpu_hours(run.config) if run.execution.device == "cuda" else 0.0
+def _print_all_jobs(plan: Plan, own: Mapping[str, SlurmOptions], console: Console, *, with_start: bool) -> None:
+    """A line or two for the jobs of each kind, and when SLURM expects to start them."""
+    kinds: dict[str, list[str]] = {}
+    for run_id, options in own.items():
+        kinds.setdefault(repr(options), []).append(run_id)
+    for run_ids in kinds.values():
+        options = own[run_ids[0]]
+        jobs = _print_jobs([plan.runs[run_id] for run_id in run_ids], options, console)
+        if with_start and (start := expected_start(options, jobs)) is not None:
+            console.print(f"expected start of the first: {start} (sbatch --test-only)", highlight=False)
 
 
-def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> None:
-    if not todo:
-        return
+def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> int:
+    """Print what jobs these runs take. Returns how many."""
     elements = math.ceil(len(todo) / options.pack)
     gpus = options.nodes * options.gpus_per_node
     shape = f"{options.nodes} node{'s' * (options.nodes > 1)}, {gpus} GPU{'s' * (gpus != 1)}"
@@ -135,7 +145,7 @@ def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Con
         elements = min(elements, options.jobs)
         packed = f", which claim the {len(todo)} runs{packed.replace('runs in each', 'at once in each')}"
     console.print(f"jobs: {elements} of {shape}{packed}; time limit {options.minutes / 60:g} hours", highlight=False)
-    longest = max(map(_needed_gpu_hours, todo))
+    longest = max(map(needed_gpu_hours, todo))
     if longest:
         wall = longest * options.pack / gpus
         limits = wall / (options.minutes / 60 - options.warning_seconds / 3600)
@@ -143,10 +153,11 @@ def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Con
         console.print(
             f"longest job: about {wall:,.3g} hours on {gpus} {GPU_NAME} against that limit: {fits}", highlight=False
         )
+    return elements
 
 
 def _confirm(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> None:
-    hours = sum(map(_needed_gpu_hours, todo))
+    hours = sum(map(needed_gpu_hours, todo))
     if options.yes or hours <= options.max_gpu_hours:
         return
     above = f"{hours:,.0f} GPU-hours are above hydra.launcher.max_gpu_hours={options.max_gpu_hours:g}"
@@ -164,7 +175,8 @@ def _submit(plan: Plan, options: SlurmOptions, roots: Roots, max_array_size: int
     code = take_snapshot(roots.sweeps / plan.sweep.name / "code")
     for run_id in todo:
         RunDir(roots.runs / run_id).reset_failures()
-    submission = new_submission(roots.sweeps, plan.sweep.name, todo, options, max_array_size)
+    other = {run_id: changes(options, own) for run_id, own in run_options(plan, options).items()}
+    submission = new_submission(roots.sweeps, plan.sweep.name, todo, options, max_array_size, other)
     submission = submit(submission, code, roots.runs, roots.data)
     ids = ", ".join(array.label for array in submission.arrays)
     console.print(f"submitted {len(todo)} runs as {ids}; nothing here needs to stay open", highlight=False)

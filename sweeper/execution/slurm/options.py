@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.checks import check_values
 from sweeper.config.messages import in_one_line
-from sweeper.config.rules import NAMED_VALUES, Count, CountOrZero, Line, NotNegative, at_least, at_most, matching
+from sweeper.config.rules import NAMED_VALUES, Count, CountOrZero, Line, NotNegative, Rule, at_least, at_most, matching
 from sweeper.errors import UserError
 
 PREFIX = "hydra.launcher."
@@ -20,6 +20,10 @@ PREFIX = "hydra.launcher."
 TIME = r"(?!\d+:\d\d\Z)(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>\d\d))?(?::(?P<seconds>\d\d))?"
 TimeLimit = Annotated[str | int, matching(TIME, "minutes, HH:MM:SS or D-HH:MM:SS")]
 Memory = Annotated[str, matching(r"\d+[KMGTkmgt]?", "megabytes, or a size such as 64G")]
+OPTIONS_BY_PANEL = Rule(
+    lambda panels: all(isinstance(options, dict) for options in panels.values()),
+    "must be options of the launcher by panel, such as {d: {gpus_per_node: 8}}",
+)
 WarningSeconds = Annotated[int, at_least(1), at_most(65_535)]  # what sbatch takes
 
 
@@ -40,6 +44,9 @@ class SlurmOptions:
     pack: Count = MISSING
     array_parallelism: Count = MISSING
     jobs: Count | None = None
+    follow_up: CountOrZero = 0
+    fit: bool = False
+    panels: Annotated[dict[str, Any], OPTIONS_BY_PANEL] = field(default_factory=dict)
     warning_seconds: WarningSeconds = MISSING
     attempts: Count = MISSING
     setup: list[Line] = field(default_factory=list)
@@ -59,6 +66,8 @@ class SlurmOptions:
                 f"hydra.launcher.pack={self.pack} with nodes={self.nodes}: runs are packed on one node; "
                 "set nodes=1, or pack=1 to spread each run over all its nodes"
             )
+        if self.jobs is not None and (self.fit or self.panels):
+            raise UserError(f"hydra.launcher.jobs={self.jobs} with fit or panels: jobs that claim runs are all alike")
         if self.warning_seconds >= 60 * self.minutes:
             raise UserError(
                 f"hydra.launcher.warning_seconds={self.warning_seconds} is not below the time limit of "

@@ -21,12 +21,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from getpass import getuser
 from importlib.metadata import distributions
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sweeper.errors import UserError
@@ -58,12 +59,16 @@ class JobArray:
         job_id: None until sbatch has returned it.
         claiming: number of jobs that claim runs from the only element. 0 where every element has a job that trains its
             runs.
+        turn: 0, or which follow-up it is. It starts when all arrays of the turn before have ended.
+        changes: options that are other than those of the submission.
     """
 
     name: str
     elements: tuple[tuple[str, ...], ...]
     job_id: str | None = None
     claiming: int = 0
+    turn: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def jobs(self) -> tuple[tuple[str, ...], ...]:
@@ -109,10 +114,7 @@ class Submission:
     def load(cls, path: Path) -> "Submission":
         """Read the record of the submission in directory `path`."""
         record: dict[str, Any] = json.loads((path / RECORD).read_text())
-        arrays = (
-            JobArray(array["name"], tuple(map(tuple, array["elements"])), array["job_id"], array.get("claiming", 0))
-            for array in record["arrays"]
-        )
+        arrays = (JobArray(**{**array, "elements": tuple(map(tuple, array["elements"]))}) for array in record["arrays"])
         return cls(path, record["created"], record["options"], tuple(arrays))
 
     def jobs_by_run(self) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -156,21 +158,49 @@ def newest_log(known: Sequence[Submission], run_id: str) -> Path | None:
 
 
 def new_submission(
-    sweeps: Path, sweep: str, run_ids: Sequence[str], options: SlurmOptions, max_array_size: int
+    sweeps: Path,
+    sweep: str,
+    run_ids: Sequence[str],
+    options: SlurmOptions,
+    max_array_size: int,
+    changes: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Submission:
-    """Record a submission of `run_ids` in this order, `options.pack` per job. It is not submitted yet."""
+    """Record a submission. It is not submitted yet.
+
+    Args:
+        sweeps: directory of sweep manifests.
+        sweep: name of the sweep.
+        run_ids: in this order.
+        options: of the jobs.
+        max_array_size: jobs of an array.
+        changes: other options of the jobs of some runs. Runs with the same options are in the same arrays.
+    """
     name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', sweep)}-{uuid.uuid4().hex[:6]}"
-    elements = [tuple(run_ids[i : i + options.pack]) for i in range(0, len(run_ids), options.pack)]
-    count = len(elements) if options.jobs is None else min(options.jobs, len(elements))
-    starts = range(0, count, max_array_size)
-    if options.jobs is None:
-        chunks = [JobArray("", tuple(elements[start : start + max_array_size])) for start in starts]
-    else:
-        chunks = [JobArray("", (tuple(run_ids),), claiming=min(max_array_size, count - start)) for start in starts]
-    arrays = tuple(replace(chunk, name=f"{name}-{number}") for number, chunk in enumerate(chunks))
+    found = list(_arrays_of_elements(run_ids, options, max_array_size, changes))
+    jobs = sum(len(array.elements) for array in found)
+    if options.jobs is not None:
+        found, jobs = [], min(options.jobs, jobs)
+    for turn in range(1 if found else 0, 1 + options.follow_up):
+        counts = [min(max_array_size, jobs - start) for start in range(0, jobs, max_array_size)]
+        found += [JobArray("", (tuple(run_ids),), claiming=count, turn=turn) for count in counts]
+    arrays = tuple(replace(array, name=f"{name}-{number}") for number, array in enumerate(found))
     submission = Submission(sweeps / sweep / "slurm" / name, time.time(), options.to_dict(), arrays)
     submission.save()
     return submission
+
+
+def _arrays_of_elements(
+    run_ids: Sequence[str], options: SlurmOptions, max_array_size: int, changes: Mapping[str, Mapping[str, Any]]
+) -> Iterator[JobArray]:
+    groups: dict[str, list[str]] = {}
+    for run_id in run_ids:
+        groups.setdefault(json.dumps(changes.get(run_id, {})), []).append(run_id)
+    for text, members in groups.items():
+        own = json.loads(text)
+        pack = own.get("pack", options.pack)
+        elements = tuple(tuple(members[i : i + pack]) for i in range(0, len(members), pack))
+        for start in range(0, len(elements), max_array_size):
+            yield JobArray("", elements[start : start + max_array_size], changes=own)
 
 
 def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submission:
@@ -190,13 +220,16 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     from sweeper.execution.slurm.claiming import ClaimingJob
     from sweeper.execution.slurm.job import SlurmJob
 
-    options = SlurmOptions.from_dict(submission.options)
     for number, array in enumerate(submission.arrays):
+        options = SlurmOptions.from_dict({**submission.options, **array.changes})
         executor = submitit.SlurmExecutor(
             folder=(submission.path / "jobs").resolve(), python=python_command(code, options.stage)
         )
         parameters = options.sbatch_parameters(array.name, str(code.resolve()))
         parameters["setup"] = stagger(min(len(array.jobs), options.array_parallelism)) + parameters["setup"]
+        if before := [f":{one.job_id}" for one in submission.queued if one.turn == array.turn - 1]:
+            extra = parameters["additional_parameters"]
+            extra["dependency"] = ",".join(filter(None, [f"afterany{''.join(before)}", extra.get("dependency")]))
         executor.update_parameters(**parameters)
         slurm_jobs = []
         for index, run_ids in enumerate(array.jobs):

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("slurm-wlm", "munge")
+PACKAGES = ("slurm-wlm", "munge", "charliecloud-runtime")
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
 NODES = tuple(f"node{number}" for number in range(1, 9))
 CPUS, MEMORY_MB, GPUS = 8, 8000, 4
@@ -344,7 +344,7 @@ class Cluster:
 
 def install(*, accounting: bool) -> None:
     """Install SLURM from the distribution's packages, unless it is installed. Needs root and apt-get."""
-    programs = ("slurmctld", "munged", *(("slurmdbd", "mariadbd") if accounting else ()))
+    programs = ("slurmctld", "munged", "ch-run", *(("slurmdbd", "mariadbd") if accounting else ()))
     if all(shutil.which(program, path=search_path()) for program in programs):
         return
     wanted = [*PACKAGES, *(ACCOUNTING_PACKAGES if accounting else ())]

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.execution.retry import FollowRankZero, MaxPerCheckpoint, RetryPolicy
+from sweeper.execution.slurm.container import REQUEUE_FILE
 from sweeper.execution.worker_pool import WorkerPool
 from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
 from sweeper.training.distributed import RankInfo
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+ENDS_ALL_TASKS = 75  # an exit status that is not 0 ends the other tasks, which may wait for this one
 UNFINISHED = (Outcome.STOPPED, Outcome.ERROR)
 
 
@@ -163,7 +165,12 @@ def requeue(task: Task) -> None:
 
     Raises:
         Interrupted: if there is no scontrol, or SLURM refuses.
+        SystemExit: in a container, whose batch script requeues the job once its tasks have ended.
     """
+    if file := os.environ.get(REQUEUE_FILE):
+        Path(file).touch()
+        print(f"job {task.job} is queued again by its batch script", flush=True)
+        sys.exit(ENDS_ALL_TASKS)
     try:
         done = subprocess.run(["scontrol", "requeue", task.job], capture_output=True, text=True)
     except OSError as error:

@@ -3,8 +3,9 @@
 import math
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import MISSING, OmegaConf
@@ -14,6 +15,7 @@ from sweeper.config.checks import check_values
 from sweeper.config.messages import in_one_line
 from sweeper.config.rules import NAMED_VALUES, Count, CountOrZero, Line, NotNegative, Rule, at_least, at_most, matching
 from sweeper.errors import UserError
+from sweeper.execution.slurm.container import Container
 
 PREFIX = "hydra.launcher."
 # Minutes, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS. HH:MM is none of them: sbatch reads it as minutes and seconds.
@@ -58,6 +60,7 @@ class SlurmOptions:
     constraint: Line | None = None
     mem: Memory | None = None
     stage: Line | None = None
+    container: Container = field(default_factory=Container)
 
     def __post_init__(self) -> None:
         check_values(self, PREFIX)
@@ -65,6 +68,12 @@ class SlurmOptions:
             raise UserError(
                 f"hydra.launcher.pack={self.pack} with nodes={self.nodes}: runs are packed on one node; "
                 "set nodes=1, or pack=1 to spread each run over all its nodes"
+            )
+        if self.container.kind is not None and self.container.image is None:
+            raise UserError(f"hydra.launcher.container.kind={self.container.kind} needs hydra.launcher.container.image")
+        if self.container.kind is not None and self.stage is not None:
+            raise UserError(
+                f"hydra.launcher.stage={self.stage} with a container, which has its own environment; leave out stage"
             )
         if self.jobs is not None and (self.fit or self.panels):
             raise UserError(f"hydra.launcher.jobs={self.jobs} with fit or panels: jobs that claim runs are all alike")
@@ -88,7 +97,8 @@ class SlurmOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; inverse of `from_dict`."""
-        return {field.name: getattr(self, field.name) for field in fields(SlurmOptions)}
+        values = {field.name: getattr(self, field.name) for field in fields(SlurmOptions)}
+        return values | {"container": asdict(self.container)}
 
     @property
     def minutes(self) -> int:
@@ -110,18 +120,21 @@ class SlurmOptions:
         """Cores of each rank, or of all packed runs together."""
         return max(1, self.cpus_per_gpu * max(1, self.gpus_per_node) // (self.ranks // self.nodes))
 
-    def sbatch_parameters(self, job_name: str, code: str) -> dict[str, Any]:
+    def sbatch_parameters(self, job_name: str, code: Path, folders: Sequence[Path] = ()) -> dict[str, Any]:
         """Keywords for submitit.
 
         Args:
             job_name: name of the job array.
             code: directory of the snapshot to run.
+            folders: directories that a container needs.
         """
+        here = shlex.quote(str(code.resolve()))
         named = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint", "mem")}
         # A rank that fails for good takes the others down, who would wait for it.
         # null or false takes out an option. submitit's own workload key is one, which some sites refuse.
         extra = {name: value for name, value in self.extra.items() if value is not None and value is not False}
-        srun_args = (["--kill-on-bad-exit=1"] if self.ranks > 1 else []) + self.srun_args
+        srun_args = ["--kill-on-bad-exit=1"] * (self.ranks > 1) + self.srun_args
+        srun_args += self.container.srun_args(folders, code.resolve())
         return {
             **{name: value for name, value in named.items() if value is not None},
             "job_name": job_name,
@@ -133,8 +146,14 @@ class SlurmOptions:
             "array_parallelism": self.array_parallelism,
             "signal_delay_s": self.warning_seconds,
             # Last, so that nothing the site sets up comes before the snapshot on the import path.
-            "setup": [*self.setup, f"cd {shlex.quote(code)}", 'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'],
+            "setup": [
+                *self.container.setup(code.resolve().parent),
+                *self.setup,
+                f"cd {here}",
+                'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"',
+            ],
             "srun_args": srun_args,
+            "teardown": self.container.teardown(),
             "stderr_to_stdout": True,
             "wckey": None,
             "additional_parameters": {"requeue": True, **extra},

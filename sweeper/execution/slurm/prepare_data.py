@@ -15,6 +15,7 @@ from rich.console import Console
 from sweeper.data import DataSpec, Progress, prepare_data
 from sweeper.data.prepare import naming_a_full_disk, tokenize_tasks, with_absolute_paths
 from sweeper.data.task_pool import Task, run_tasks
+from sweeper.execution.slurm.container import Container
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.submission import refusals_in_one_line, require_slurm
@@ -67,7 +68,7 @@ def submit_data(spec: DataSpec, root: Path, options: SlurmOptions, console: Cons
     """
     max_array_size = require_slurm()
     spec, root = with_absolute_paths(spec), root.resolve()
-    options = replace(options, nodes=1, gpus_per_node=0, pack=1)
+    options = replace(options, nodes=1, gpus_per_node=0, pack=1, jobs=None, container=Container())
     with naming_a_full_disk(root):
         todo = [task for task in tokenize_tasks(spec, root, console.print) if not task.record.exists()]
     name = f"data-{uuid.uuid4().hex[:6]}"
@@ -93,7 +94,7 @@ def _submit(tasks: Sequence[Share | Rest], options: SlurmOptions, name: str, fol
     if not tasks:
         return None
     executor = submitit.SlurmExecutor(folder=folder)
-    executor.update_parameters(**options.sbatch_parameters(name, str(code)))
+    executor.update_parameters(**options.sbatch_parameters(name, code))
     with refusals_in_one_line():
         jobs = executor.submit_array(tasks)
     return str(jobs[0].job_id).split("_")[0]

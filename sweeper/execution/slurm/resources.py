@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from sweeper.config.resolve import ResolvedRun
@@ -78,7 +79,7 @@ def expected_start(options: SlurmOptions, jobs: int) -> str | None:
     if shutil.which("sbatch") is None:
         return None
     executor = submitit.SlurmExecutor(folder=".")
-    executor.update_parameters(**options.sbatch_parameters("plan", "."))
+    executor.update_parameters(**options.sbatch_parameters("plan", Path()))
     script = executor._make_submission_file_text("true", "plan")
     command = ["sbatch", "--test-only", *([f"--array=0-{jobs - 1}"] if jobs > 1 else [])]
     done = subprocess.run(command, input=script, capture_output=True, text=True)

@@ -222,10 +222,11 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
 
     for number, array in enumerate(submission.arrays):
         options = SlurmOptions.from_dict({**submission.options, **array.changes})
+        folders = [path.resolve() for path in (runs, data, submission.path.parents[2])]
         executor = submitit.SlurmExecutor(
-            folder=(submission.path / "jobs").resolve(), python=python_command(code, options.stage)
+            folder=(submission.path / "jobs").resolve(), python=python_command(code, options, folders)
         )
-        parameters = options.sbatch_parameters(array.name, str(code.resolve()))
+        parameters = options.sbatch_parameters(array.name, code, folders)
         parameters["setup"] = stagger(min(len(array.jobs), options.array_parallelism)) + parameters["setup"]
         if before := [f":{one.job_id}" for one in submission.queued if one.turn == array.turn - 1]:
             extra = parameters["additional_parameters"]
@@ -251,18 +252,21 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     return submission
 
 
-def python_command(code: Path, stage: str | None = None) -> str:
-    """Shell words that start this Python in a job, see `sweeper.execution.slurm.start`.
+def python_command(code: Path, options: SlurmOptions, folders: Sequence[Path] = ()) -> str:
+    """Shell words that start Python in a job, see `sweeper.execution.slurm.start`: this one, or that of a container.
 
     Args:
         code: snapshot of the code for the job.
-        stage: directory on a node's own disk for a copy of the virtual environment; None to use it where it is.
+        options: of the job.
+        folders: directories that the job needs.
     """
-    start = str(code.resolve() / "sweeper/execution/slurm/start.py")
+    start, stage = str(code.resolve() / "sweeper/execution/slurm/start.py"), options.stage
+    inside = options.container.command(folders, code.resolve(), gpus=options.gpus_per_node > 0)
+    python = sys.executable if options.container.kind is None else options.container.python
     staged = ["--stage", stage, sys.prefix, f"loopsweep-{getuser()}-{environment_digest()}"] if stage else []
     # The shell ignores the warning that may come while the first Python starts.
     shell = ["sh", "-c", "trap '' USR2; exec \"$@\"", "sh"]
-    return shlex.join([*shell, sys.executable, "-IS", start, *staged, sys.executable])
+    return shlex.join([*shell, *inside, python, "-IS", start, *staged, python])
 
 
 def environment_digest() -> str:

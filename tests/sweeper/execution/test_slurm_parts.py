@@ -93,7 +93,7 @@ def test_packed_runs_stay_on_one_node() -> None:
 
 def test_any_sbatch_option_can_be_passed() -> None:
     options = SlurmOptions.from_dict({**LEAST, "extra": {"exclude": "node7"}, "partition": "gpu"})
-    parameters = options.sbatch_parameters("name", "code")
+    parameters = options.sbatch_parameters("name", Path("code"))
     assert parameters["additional_parameters"] == {"requeue": True, "exclude": "node7"}
     assert parameters["partition"] == "gpu"
     assert "account" not in parameters
@@ -101,10 +101,10 @@ def test_any_sbatch_option_can_be_passed() -> None:
 
 def test_an_option_that_is_null_or_false_is_not_passed_nor_is_a_workload_key() -> None:
     options = SlurmOptions.from_dict({**LEAST, "extra": {"exclusive": False, "nice": None, "hold": True}})
-    parameters = options.sbatch_parameters("name", "code")
+    parameters = options.sbatch_parameters("name", Path("code"))
     assert parameters["additional_parameters"] == {"requeue": True, "hold": True}
     assert parameters["wckey"] is None
-    with_key = SlurmOptions.from_dict({**LEAST, "extra": {"wckey": "mine"}}).sbatch_parameters("name", "code")
+    with_key = SlurmOptions.from_dict({**LEAST, "extra": {"wckey": "mine"}}).sbatch_parameters("name", Path("code"))
     assert with_key["additional_parameters"]["wckey"] == "mine"
 
 
@@ -305,7 +305,7 @@ def test_a_warning_while_python_starts_is_pending_and_needs_no_new_env(tmp_path:
     warned = "import os, signal; os.kill(os.getpid(), 12); print(signal.sigpending() == {signal.SIGUSR2} == {12})"
     warned += "; signal.signal(12, lambda *_: print('handled')); signal.pthread_sigmask(signal.SIG_UNBLOCK, {12})"
     done = subprocess.run(
-        ["sh", "-c", f"{python_command(REPOSITORY)} -u -c {shlex.quote(warned)}"],
+        ["sh", "-c", f"{python_command(REPOSITORY, SlurmOptions.from_dict(LEAST))} -u -c {shlex.quote(warned)}"],
         env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -328,7 +328,8 @@ class TestStaged:
 
     def start(self) -> list[str]:
         """What the job's Python takes for its prefix, and errors."""
-        command = f"{python_command(REPOSITORY, '$NODE_DISK')} -c 'import sys; print(sys.prefix)'"
+        options = SlurmOptions.from_dict({**LEAST, "stage": "$NODE_DISK"})
+        command = f"{python_command(REPOSITORY, options)} -c 'import sys; print(sys.prefix)'"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
         return [done.stdout.strip(), done.stderr]
 

@@ -135,8 +135,9 @@ def _submit(intent: Intent, folder: Path) -> str:
         urls=dict(intent.urls),
     )
     code = take_snapshot(folder.parent / "code")
-    executor = submitit.SlurmExecutor(folder=folder / "jobs", python=python_command(code, options.stage))
-    executor.update_parameters(**options.sbatch_parameters("loopsweep-doctor", str(code)))
+    folders = [path.resolve() for path in (intent.runs, intent.sweeps)]
+    executor = submitit.SlurmExecutor(folder=folder / "jobs", python=python_command(code, options, folders))
+    executor.update_parameters(**options.sbatch_parameters("loopsweep-doctor", code, folders))
     with refusals_in_one_line():
         return str(executor.submit(check.run).job_id)
 

@@ -180,7 +180,6 @@ class SweepCommands:
         Raises:
             UserError: if no run has that name.
         """
-
         if run is None:
             chosen = [run_id for run_id, status in self._statuses().items() if status.state in LOGGED_STATES]
         else:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.execution.slurm.submission import submissions
 from sweeper.records.status import State
 
 from .lab import ONE_RUN, Lab
@@ -75,6 +76,13 @@ def cancel_and_retry(lab: Lab) -> None:
     lab.commands.retry(lab.data, ["gpus_per_node=1"])
 
 
+def cancel_before_a_follow_up(lab: Lab) -> None:
+    """The job after the cancelled one claims its run."""
+    first, after = submissions(lab.sweeps)[-1].arrays
+    assert after.job_id == lab.job()
+    lab.slurm("scancel", str(first.job_id))
+
+
 def usr2_without_scontrol(lab: Lab) -> None:
     """The job cannot requeue itself: the checkpoint is written, and the reason is known."""
     lab.slurm("scancel", "--signal=USR2", lab.job())
@@ -122,10 +130,14 @@ INTERRUPTIONS = {  # the first ones mostly wait; the others run meanwhile
     "USR2 without scontrol": Interruption(usr2_without_scontrol, (WITHOUT_SCONTROL,), restarts=0),
     "USR2 to two ranks": Interruption(usr2, (TWO_GPUS,), ranks=2),
     "USR2 to two nodes": Interruption(usr2, (TWO_NODES,), ranks=2),
+    "USR2 to two ranks that claim runs": Interruption(usr2, (TWO_GPUS, "hydra.launcher.jobs=1"), ranks=2),
     "kill -9 of the second rank": Interruption(kill_second_rank, (TWO_GPUS,), ranks=2),
     "scontrol requeue": Interruption(requeue),
     "kill -9 of the training process": Interruption(kill_training_process, restarts=0),
     "cancel and retry": Interruption(cancel_and_retry, restarts=0),
+    "cancelled, with a follow-up job": Interruption(
+        cancel_before_a_follow_up, ("hydra.launcher.follow_up=1",), restarts=0
+    ),
     "from two ranks to one": Interruption(cancel_and_retry, (TWO_GPUS,), restarts=0, ranks=2),
 }
 

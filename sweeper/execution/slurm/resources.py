@@ -64,9 +64,9 @@ def fitted(options: SlurmOptions, run: ResolvedRun) -> SlurmOptions:
 
 
 def changes(options: SlurmOptions, own: SlurmOptions) -> dict[str, Any]:
-    """What `own` has differently."""
+    """What `own` has differently, for the job of a run."""
     of_all = options.to_dict()
-    return {name: value for name, value in own.to_dict().items() if value != of_all[name]}
+    return {name: value for name, value in own.to_dict().items() if value != of_all[name] and name != "panels"}
 
 
 def expected_start(options: SlurmOptions, jobs: int) -> str | None:

@@ -1,6 +1,7 @@
 """`loopsweep watch --retry --notify`: nobody is at the keyboard."""
 
 import json
+import time
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,9 @@ from .conftest import RESULT, FakeSlurm, TypedSweep
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """One entry for every time that `watch` waits. SLURM may be asked at every look."""
     looks: list[None] = []
-    monkeypatch.setattr("sweeper.cli.status_table.time.sleep", lambda _: looks.append(None))
+    # In the module alone: a wait for a process sleeps too.
+    clock = SimpleNamespace(sleep=lambda _: looks.append(None), strftime=time.strftime)
+    monkeypatch.setattr("sweeper.cli.status_table.time", clock)
     monkeypatch.setattr("sweeper.execution.slurm.status.QUEUE_SECONDS", 0.0)
     return looks
 

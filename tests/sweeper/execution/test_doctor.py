@@ -10,6 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from sweeper.execution.slurm.container import REQUEUE_FILE
 from sweeper.execution.slurm.doctor import login, node, shared
 from sweeper.execution.slurm.doctor.finding import Finding, Verdict, note, ok, problem, site_lines
 from sweeper.execution.slurm.job import Task
@@ -233,6 +234,14 @@ def test_an_old_env_is_seen_and_harmless_and_a_missing_scontrol_is_named(
     found = node.check_warning(TASK)
     assert (found.check, found.verdict) == ("requeue", Verdict.PROBLEM)
     assert found.seen.startswith("no scontrol on ")
+
+
+def test_in_a_container_the_batch_script_is_relied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image may have neither env nor the commands of SLURM."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(REQUEUE_FILE, str(tmp_path / "asked"))
+    assert node.check_env().verdict is Verdict.OK
+    assert node.check_warning(TASK).verdict is Verdict.SKIPPED
 
 
 def test_the_lines_for_a_site_are_put_together() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.execution.slurm.container import REQUEUE_FILE
 from sweeper.execution.slurm.doctor import shared
 from sweeper.execution.slurm.doctor.finding import Finding, Verdict, note, ok, problem, skipped
 from sweeper.execution.slurm.doctor.login import CPUS_LINE
@@ -172,14 +173,16 @@ def driver_version() -> str:
 
 def check_env() -> Finding:
     """`env --block-signal` is missing before coreutils 8.31. Jobs do not use it."""
-    done = subprocess.run(["env", "--block-signal=USR2", "true"], capture_output=True)
-    if done.returncode:
+    found = shutil.which("env") is not None
+    if not found or subprocess.run(["env", "--block-signal=USR2", "true"], capture_output=True).returncode:
         return ok("env", "has no --block-signal (coreutils before 8.31); jobs do not need it")
     return ok("env", "new enough for --block-signal; jobs do not need it")
 
 
 def check_warning(task: Task) -> Finding:
     """The warning before a limit reaches the training, and the job may then requeue itself."""
+    if REQUEUE_FILE in os.environ:
+        return skipped("warning", "in a container, where there is no scancel; its batch script requeues the job")
     if shutil.which("scontrol") is None:
         remedy = "put it into PATH; without it, a job that is interrupted waits for `loopsweep retry`"
         line = 'export PATH="$PATH:/usr/local/slurm/bin"  # where scontrol is'

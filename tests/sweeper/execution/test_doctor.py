@@ -119,7 +119,10 @@ def test_a_limit_of_jobs_below_a_sweep_is_named(
     answers |= {"assoc": association, "qos": qos}
     found = login.check_limits(options())
     assert (found.verdict, found.seen.partition(",")[0]) == (Verdict.PROBLEM, f"submitted: {most}")
-    assert f"more than {most} jobs is refused: submit parts" in found.remedy
+    assert f"more than {most} jobs is refused: let {most} jobs train all runs" in found.remedy
+    assert found.site == {"jobs": most}
+    assert login.check_limits(options(jobs=most)).verdict is Verdict.OK
+    assert login.check_limits(options(jobs=most + 1)).verdict is Verdict.PROBLEM
     answers["assoc"] = "lab|||||"
     answers["qos"] = ""
     assert login.check_limits(options()).verdict is Verdict.OK

@@ -86,7 +86,9 @@ def check_partition(options: SlurmOptions) -> Iterator[Finding]:
         mode = one.get("PreemptMode", "OFF").split(",")[-1]
         if mode == "CANCEL":
             yield note(
-                "preemption", f"{name} cancels jobs instead of requeueing them", "`loopsweep retry` resumes their runs"
+                "preemption",
+                f"{name} cancels jobs instead of requeueing them",
+                "`loopsweep watch --retry` resumes their runs, and so do follow-up jobs: hydra.launcher.follow_up=3",
             )
         elif mode not in ("OFF", "GANG"):
             yield ok("preemption", f"{name}: {mode.lower()}")
@@ -144,11 +146,12 @@ def check_limits(options: SlurmOptions) -> Finding:
         min((int(value) for value in values if value.isdecimal()), default=None) for values in (submitted, running)
     )
     seen = f"submitted: {_or_unlimited(most)}, running: {_or_unlimited(at_once)}"
-    if most is not None and most < COMFORTABLE_LIMIT:
+    fits = most is None or (options.jobs is not None and options.jobs <= most)
+    if most is not None and most < COMFORTABLE_LIMIT and not fits:
         remedy = (
-            f"a submission of more than {most} jobs is refused: submit parts (panel=a), or pack=k runs into each job"
+            f"a submission of more than {most} jobs is refused: let {most} jobs train all runs, one after the other"
         )
-        return problem("limits of jobs", seen, remedy)
+        return problem("limits of jobs", seen, remedy, jobs=most)
     return ok("limits of jobs", seen)
 
 

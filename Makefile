@@ -74,6 +74,10 @@ figures: $(READY)  ## Redraw every figure from whatever has finished; one withou
 report: $(READY)  ## Judge every claim: figures/report.html and, for terminals, figures/report.md
 	$(BIN)/python -m analysis.report $(ARGS)
 
+.PHONY: verify
+verify: $(READY)  ## Train some cells of results/quick again and compare them with the records: minutes
+	$(BIN)/loopsweep verify $(ARGS)
+
 .PHONY: test
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -49,7 +49,7 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._cells = _table(
+        self._cells = read_table(
             directory / CELLS, ["sweep", "experiment", "preset", "run_id", "state", "val_loss", "step"]
         )
         self._described: dict[str, Any] = (
@@ -57,8 +57,8 @@ class Records:
         )
         curves, readouts = directory / "curves.parquet", directory / "readouts.parquet"
         self._rows = _groups(self._cells)
-        self._curves = _groups(_table(curves, ["run_id", "step"]) if curves.is_file() else pd.DataFrame())
-        self._readouts = _groups(_table(readouts, list(READOUT_COLUMNS)) if readouts.is_file() else pd.DataFrame())
+        self._curves = _groups(read_table(curves, ["run_id", "step"]) if curves.is_file() else pd.DataFrame())
+        self._readouts = _groups(read_table(readouts, list(READOUT_COLUMNS)) if readouts.is_file() else pd.DataFrame())
 
     @property
     def run_ids(self) -> list[str]:
@@ -149,7 +149,12 @@ def origin(directory: Path, checksum: str) -> dict[str, str]:
     }
 
 
-def _table(path: Path, needed: list[str]) -> pd.DataFrame:
+def read_table(path: Path, needed: list[str]) -> pd.DataFrame:
+    """A parquet file of records.
+
+    Raises:
+        UserError: if it cannot be read, or has not the columns `needed`.
+    """
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # of pyarrow too

@@ -13,7 +13,7 @@ FLOORS = (
     {"files", "run"},
     {"records", "data"},
     {"config", "training", "tracking", "display"},
-    {"grid"},
+    {"grid", "model_export"},
     {"execution"},
     {"train", "plugins"},
     {"cli"},

@@ -11,6 +11,17 @@ from sweeper.errors import SweepIncomplete, UserError
 from sweeper.files import check_writable, check_writable_file, not_permitted
 from sweeper.records.sweep_manifest import sweeps_beside
 
+NEEDED_TO_TRAIN = (
+    "datasets",
+    "hydra",
+    "huggingface_hub",
+    "omegaconf",
+    "submitit",
+    "tiktoken",
+    "tokenizers",
+    "torch",
+    "wandb",
+)
 THEN = (
     "command to run when the sweep has ended or is queued, such as 'python analysis/plot_fig5.py'. It gets --runs, "
     "--sweeps and --sweep of this sweep. May be given several times"
@@ -18,6 +29,7 @@ THEN = (
 OUT = "a directory for all tables, a .parquet file for the cells, or a .tar file for the finished runs themselves"
 RETRY = "submit runs again whose jobs were cancelled, preempted or out of time; not those that fail by themselves"
 NOTIFY = 'gets one line at the first trouble and one at the end: a shell command in $LINE, a URL as {"text": line}'
+MODEL = "write the weights of this run (its id or the beginning of it) instead of tables; --out is then the folder"
 KEEP = "what stays: the final weights without the optimizer's state, or nothing; results and metrics always stay"
 DATA_COMMAND = "prepare a preset's data, here or on a cluster; what is prepared is not prepared again"
 DOCTOR_COMMAND = (
@@ -34,6 +46,12 @@ REFINE_COMMAND = (
     "open claim, and submits them to the same sweep"
 )
 BUDGET = "of all rounds: 2h (hours of runs, summed), 500gpuh (H100-hours by FLOPs) or 40runs (default: no limit)"
+ARTIFACT = {
+    "verify": "check shipped records against themselves, train some of their cells again here, and say pass or FAIL "
+    "for each; exit status 1 if one fails",
+    "checklist": "print what conferences ask about a search (runs, bounds, method of choosing, compute) as Markdown",
+    "init": "write conf/site/NAME.yaml here, with every option of a SLURM cluster to take or leave",
+}
 GRID_COMMANDS = {
     "plan": "show a grid, what of it is done and what the rest will cost; writes nothing",
     "submit": "execute a grid, here or on a cluster; finished runs are not run again",
@@ -81,6 +99,8 @@ def main(argv: list[str] | None = None) -> None:
             import_command(arguments.source, arguments.runs, arguments.sweeps or sweeps_beside(arguments.runs))
         elif arguments.command in HOUSEKEEPING:
             _keep_house(arguments)
+        elif arguments.command in ARTIFACT:
+            _check_artifact(arguments)
         else:
             _on_sweep(arguments)
     except UserError as error:
@@ -88,6 +108,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(error.exit_status)
     except PermissionError as error:
         print(f"error: {not_permitted(error)}", file=sys.stderr)
+        sys.exit(UserError.exit_status)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED_TO_TRAIN:
+            raise
+        print(f"error: this needs {error.name}: pip install 'loopsweep[train]'", file=sys.stderr)
         sys.exit(UserError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -134,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--until", choices=["verdicts"], help="round after round, until no claim needs another run")
     command.add_argument("--dry-run", action="store_true", help="show the round and submit nothing")
     _add_places(command)
+    _add_artifact_commands(commands)
     for name, text in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name == "remove":
@@ -167,11 +193,31 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument("--lines", type=count, default=20, help="of each log")
             case "export":
                 command.add_argument("--out", type=Path, required=True, help=OUT)
+                command.add_argument("--model", metavar="RUN", help=MODEL)
+                command.add_argument(
+                    "--format", choices=["safetensors", "hf"], default="hf", help="of --model's folder"
+                )
+                command.add_argument("--data", type=Path, default=Path("data"), help="of --model's tokenizer")
                 command.add_argument("--command", dest="made_by", help="that made the sweep, for provenance.json")
                 mirror = command.add_mutually_exclusive_group()
                 mirror.add_argument("--wandb", metavar="ENTITY/PROJECT[:GROUP]", help="from a wandb server, not runs")
                 mirror.add_argument("--wandb-dir", type=Path, metavar="DIR", help="from wandb's offline files")
     return parser
+
+
+def _add_artifact_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parsers = {name: commands.add_parser(name, help=text, description=text) for name, text in ARTIFACT.items()}
+    add = parsers["verify"].add_argument
+    add("records", nargs="?", type=Path, default=Path("results/quick"), help="default: results/quick")
+    add("--cells", type=count, default=8, metavar="K", help="to train again (default: 8)")
+    add("--draw", type=int, default=0, metavar="SEED", help="of the choice of cells (default: 0)")
+    add("--data", type=Path, default=Path("data"), help="directory of prepared data")
+    add("--runs", type=Path, help="keep the runs in this directory, and resume from it")
+    add = parsers["checklist"].add_argument
+    add("sweep", nargs="?", help="name of a sweep, the beginning of it, or its id (default: all)")
+    add("--results", type=Path, metavar="DIR", help="the sweeps of these records instead: results/quick")
+    _add_places(parsers["checklist"])
+    parsers["init"].add_argument("--site", default="mine", metavar="NAME", help="of the cluster (default: mine)")
 
 
 def _add_places(command: argparse.ArgumentParser) -> None:
@@ -236,12 +282,35 @@ def _keep_house(arguments: argparse.Namespace) -> None:
             housekeeping_command.remove(*places, arguments.sweep, sure=arguments.yes)
 
 
+def _check_artifact(arguments: argparse.Namespace) -> None:
+    match arguments.command:
+        case "verify":
+            from sweeper.cli.verify_command import verify
+
+            if not verify(arguments.records, arguments.cells, arguments.draw, arguments.data, arguments.runs):
+                sys.exit(1)
+        case "checklist":
+            from sweeper.cli.checklist_command import checklist_command
+
+            sweeps = arguments.sweeps or sweeps_beside(arguments.runs)
+            checklist_command(arguments.sweep, arguments.results, arguments.runs, sweeps)
+        case "init":
+            from sweeper.cli.init_command import init
+
+            init(arguments.site, Path())
+
+
 def _on_sweep(arguments: argparse.Namespace) -> None:
     from sweeper.cli.commands import SweepCommands, export_mirrored
 
     if arguments.command == "export":
         check = check_writable_file if arguments.out.suffix in (".parquet", ".tar") else check_writable
         check(f"--out {arguments.out}", arguments.out)
+    if arguments.command == "export" and arguments.model:
+        from sweeper.cli.model_command import export_model_command
+
+        export_model_command(arguments.model, arguments.format, arguments.out, arguments.runs, arguments.data)
+        return
     if arguments.command == "export" and (arguments.wandb or arguments.wandb_dir):
         export_mirrored(arguments.wandb, arguments.wandb_dir, arguments.sweep, arguments.out, arguments.made_by)
         return

@@ -6,15 +6,19 @@ the files in conf/hydra their keys and types.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import MISSING, DictConfig
 
 from sweeper.config.checks import check_axis, check_composed, panel_name, plugin_options
+from sweeper.config.register import CONFIG_DIR
 from sweeper.config.rules import Rule, at_least, at_most
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
@@ -57,6 +61,16 @@ class GridNode:
 
 for name, node in {"local_launcher": LocalNode, "slurm_launcher": SlurmNode, "grid_sweeper": GridNode}.items():
     ConfigStore.instance().store(group="schema", name=name, node=node, provider="loopsweep")
+
+
+class LocalFiles(SearchPathPlugin):
+    """Finds `conf/` of the working directory too, with a user's sites and presets. Files of this project come first."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra before it composes."""
+        folder = Path("conf").resolve()
+        if folder.is_dir() and folder != CONFIG_DIR:
+            search_path.append("loopsweep-local", f"file://{folder}")
 
 
 class GridLauncher(Launcher):

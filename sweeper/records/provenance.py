@@ -44,6 +44,8 @@ def code_origin() -> dict[str, str | None]:
     recorded: dict[str, str | None] | None = read_json(CODE_ROOT / ORIGIN_FILE)
     if recorded is not None:
         return recorded
+    if not (CODE_ROOT / "pyproject.toml").is_file():  # installed: a repository around it is not this project's
+        return {"commit": None, "diff": None}
     try:
         head, diff = _git("rev-parse", "HEAD"), _git("diff", "--binary", "HEAD")
     except (OSError, subprocess.CalledProcessError):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jinja2
 
+from analysis import artifact
 from analysis.claims.table import assess, by_source
 from analysis.claims.verdict import Finding, Source, Verdict
 from analysis.plotting import style
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.readme is not None:
             write_verdicts(args.readme, args.results)
+            if (page := args.readme.parent / artifact.PAGE).is_file():
+                artifact.write(page, args.results)
             return 0
         check_writable(f"--out {args.out}", args.out)
         live = args.sweep is not None

@@ -87,7 +87,7 @@ def at_rate(cells: pd.DataFrame, table: pd.DataFrame, rate: str) -> pd.DataFrame
     """
     if rate == "best":
         return at_rates(cells, table)
-    value = preset_rate(cells["preset"].iloc[0]) if rate == "base" else _number(rate)
+    value = preset_rate(cells) if rate == "base" else _number(rate)
     chosen = cells[np.isclose(cells["base_lr"], value, rtol=1e-6)].reset_index(drop=True)
     if chosen.empty:
         known = ", ".join(f"{known:g}" for known in sorted(set(cells["base_lr"])))

@@ -39,7 +39,7 @@ def at_rate(cells: pd.DataFrame, rate: str) -> pd.DataFrame:
         # A curve without any loss has no optimum. Its cells at the lowest rate are then shown as missing.
         chosen["optimum_lr"] = chosen["optimum_lr"].fillna(chosen["base_lr"].min())
         return chosen[chosen["base_lr"] == chosen["optimum_lr"]].drop(columns="optimum_lr")
-    value = preset_rate(linear["preset"].iloc[0]) if rate == "base" else _number(rate)
+    value = preset_rate(linear) if rate == "base" else _number(rate)
     chosen = linear[np.isclose(linear["base_lr"], value, rtol=1e-6)]
     if chosen.empty:
         known = ", ".join(f"{known:g}" for known in sorted(set(linear["base_lr"])))
@@ -47,9 +47,10 @@ def at_rate(cells: pd.DataFrame, rate: str) -> pd.DataFrame:
     return chosen
 
 
-def preset_rate(preset: str) -> float:
-    """The base rate η0 of a preset without a sweep over rates, from its file, because it is not in the records."""
-    file = PRESETS / f"{preset}.yaml"
+def preset_rate(cells: pd.DataFrame) -> float:
+    """The base rate η0 of the cells' preset without a sweep over rates, from its file: it is not in the records."""
+    first = cells.iloc[0]
+    file = PRESETS / f"{name_today(first['preset'], int(first['steps']))}.yaml"
     try:
         return float(yaml.safe_load(file.read_text())["optimizer"]["base_lr"])
     except (OSError, KeyError, TypeError, ValueError) as error:

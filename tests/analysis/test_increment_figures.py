@@ -124,7 +124,8 @@ def test_runs_without_read_outs_leave_empty_panels(
 
 
 def test_base_rate_is_the_presets_own(cell_table: CellTable) -> None:
-    assert trained.preset_rate("paper") == 1.25e-3
+    assert trained.preset_rate(pd.DataFrame({"preset": ["paper"], "steps": [20_000]})) == 1.25e-3
+    assert trained.preset_rate(pd.DataFrame({"preset": ["laptop"], "steps": [700]})) == 4e-3  # of results/laptop-700
     chosen = trained.at_rate(cell_table().assign(preset="paper"), "base")
     assert set(chosen["base_lr"]) == {1.25e-3}
     assert set(chosen["panel"]) == {"b", "c", "d"}

@@ -133,7 +133,8 @@ def refused(command_line, tmp_path: Path, text_dir: Path) -> Callable[[str | Non
     def check(launcher: str | None, field: Field, value: Any) -> None:
         override = f"{field.key}={typed(value)}"
         paths = [f"paths.{name}={tmp_path / name}" for name in ("runs", "sweeps", "data")]
-        grid = ["--multirun", "preset=smoke", f"data.path={text_dir}", f"hydra/launcher={launcher or 'local'}"]
+        source = "data=phop" if field.key.startswith("data.task.") else f"data.path={text_dir}"
+        grid = ["--multirun", "preset=smoke", source, f"hydra/launcher={launcher or 'local'}"]
         told = command_line(*grid, *paths, override)
         assert told.status == 2, override
         assert told.err.startswith("error: "), told.err

@@ -145,6 +145,7 @@ def drawn_points(options: list[str]) -> list[tuple[float, float]]:
     """(rate, loss) of every marker on a curve of Figure 5. No curve goes back, and no title stands twice."""
     parser = argparse.ArgumentParser()
     sources.add_arguments(parser)
+    plot_fig5.add_options(parser)
     args = parser.parse_args(options)
     cells = sources.load_cells(args, "lr_transfer", "")
     with style.context():

@@ -143,6 +143,7 @@ def test_edits_after_submission_do_not_affect_queued_jobs_and_results_record_the
     checkout = tmp_path / "checkout"
     for name in ("model", "sweeper", "conf"):
         shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "pyproject.toml", checkout)
     git = ("git", "-C", str(checkout), "-c", "user.name=test", "-c", "user.email=test@localhost")
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *arguments], check=True)

@@ -8,6 +8,7 @@ from model.neutral import neutral
 from model.parts import PART_SETS
 
 CHUNK_LOGITS = 2**26  # that the head scores at once: 256 MiB in fp32
+HEAD_ROWS = 2**13  # tokens that a GPU scores at once: at the paper's vocabulary 2 GiB in bf16
 
 
 @dataclass(frozen=True)

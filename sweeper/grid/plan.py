@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeper.config.resolve import ResolvedRun
-from sweeper.hardware import PEAK_FLOPS
+from sweeper.hardware import GPUS
 from sweeper.records.axes import as_text
 from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.base import Run
 
 GPU_NAME, GPU_UTILISATION = "H100", 0.4
-GPU_PEAK_FLOPS = PEAK_FLOPS[GPU_NAME]
+GPU_PEAK_FLOPS = GPUS[GPU_NAME].peak
 # Runs of a curve until the claim on its optimum is decided, with little and with much noise between seeds
 # (benchmarks/coverage_refined.md).
 RUNS_TO_VERDICT = (9, 22)

@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ import yaml
 
 from analysis.stats import transfer
 from sweeper.errors import UserError
+from sweeper.records.presets import PRESETS, name_today
 
 RULE = "linear"
 LAYS_OUT = ("rule", "n_layers", "n_loops", "base_lr", "seed")
-PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
 
 
 def add_rate_option(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +54,6 @@ def preset_rate(cells: pd.DataFrame) -> float:
         return float(yaml.safe_load(file.read_text())["optimizer"]["base_lr"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"--rate base: no optimizer.base_lr in {file}; give --rate best or a number") from error
-
-
-def name_today(name: str, steps: int) -> str:
-    """The preset's name today: `<name>_<steps>` if it was kept under that name and `name` has other values now."""
-    former = f"{name}_{steps}"
-    return former if (PRESETS / f"{former}.yaml").is_file() else name
 
 
 def tokens_a_step(preset: str, values: Mapping[str, Any]) -> float:

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from analysis.plotting import rules
-from analysis.plotting.trained import PRESETS, name_today
 from sweeper.records.axes import as_text, is_extra
+from sweeper.records.presets import PRESETS, name_today
 
 AGAIN = "again/runs"  # a directory of its own, because a finished run is not trained again
 AXES = {

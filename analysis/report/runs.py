@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from analysis.plotting.trained import name_today, tokens_a_step
+from analysis.plotting.trained import tokens_a_step
 from analysis.records import sources
 from analysis.records.result_sets import Records
 from analysis.report.retrain import command
 from sweeper.records.axes import PLAIN
+from sweeper.records.presets import name_today
 
 LOGGED = ("failed", "timeout", "lost")  # states of which the end of the log is in the page
 

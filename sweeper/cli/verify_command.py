@@ -25,7 +25,7 @@ from sweeper.records.run_dir import RunDir
 from sweeper.records.verify import TOLERANCE, contradictions, deviation, drawn, repeatable
 
 _COLUMNS = ["sweep", "experiment", "preset", "panel", "rule", "n_layers", "ref_layers", "n_loops", "base_lr", "seed"]
-_COLUMNS += ["run_id", "state", "step", "val_loss"]
+_COLUMNS += ["run_id", "state", "step", "steps", "val_loss"]
 _SHOWN = ("panel", "rule", "architecture", "n_layers", "n_loops", "base_lr", "seed")
 
 

@@ -9,6 +9,7 @@ from model import BLOCKS, LOOPS
 from sweeper.config.compose import compose_config
 from sweeper.errors import UserError
 from sweeper.records.axes import DATA, PLAIN, as_text, is_extra
+from sweeper.records.presets import name_today
 
 _PLAIN_AXES = {"n_layers": "model.n_layers", "ref_layers": "scaling.ref_layers", "n_loops": "model.n_loops"}
 _PLAIN_AXES |= {"base_lr": "optimizer.base_lr", "seed": "seed"}
@@ -21,14 +22,15 @@ def recompose(cell: Mapping[str, Any], values: Mapping[str, Any]) -> DictConfig:
     Whether it is the very run that was recorded is for the caller to check, by the run's id.
 
     Args:
-        cell: a row of cells.parquet.
+        cell: a row of cells.parquet. Its preset may have another name today.
         values: configuration values that all cells of its sweep share, as provenance.json has them; may be empty.
 
     Raises:
         UserError: if this version has no such sweep, preset, panel or key.
     """
     chosen = [f"+sweep={cell['experiment']}"] if cell["experiment"] != "runs" else []
-    config = compose_config([*chosen, f"preset={cell['preset']}", f"panel={cell['panel']}", "tracking=off"])
+    preset = name_today(str(cell["preset"]), int(cell["steps"]))
+    config = compose_config([*chosen, f"preset={preset}", f"panel={cell['panel']}", "tracking=off"])
     with open_dict(config):
         del config["hydra"]
     extra = {name: _plain(value) for name, value in cell.items() if is_extra(name)}

@@ -1,0 +1,11 @@
+"""The files of presets, and the names of presets that records were made with."""
+
+from pathlib import Path
+
+PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
+
+
+def name_today(name: str, steps: int) -> str:
+    """The preset's name today: `<name>_<steps>` if it was kept under that name and `name` has other values now."""
+    former = f"{name}_{steps}"
+    return former if (PRESETS / f"{former}.yaml").is_file() else name

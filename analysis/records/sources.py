@@ -1,12 +1,10 @@
 """The sources of a figure's numbers: run directories of this machine, the parquet of a stored result, or wandb.
 
 All give the same tidy table, one row per cell of the grid (panel x N x base rate x seed), finished or not.
-This module and `analysis.records.cell_axes` are the only ones of `analysis` that touch `sweeper`.
 """
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from sweeper.records.axes import PLAIN, as_text
 from sweeper.run.spec import kind_of
 
 if TYPE_CHECKING:
-    from sweeper.records.run_dir import RunDir
     from sweeper.records.sweep_manifest import Sweep
     from sweeper.tracking.tables import MirroredSweep
 
@@ -350,49 +347,3 @@ def _refuse_rows(cells: pd.DataFrame, wrong: "pd.Series[bool]", why: str) -> Non
 
 def _first_line(error: BaseException) -> str:
     return str(error).split("\n", 1)[0]
-
-
-@dataclass(frozen=True)
-class RunDetails:
-    """What a run's own directory says beside its cell. Empty or NaN where it does not.
-
-    Attributes:
-        tokens: of the whole training.
-        hours: wall time of all steps and validations.
-        machine, commit: that finished it.
-        data: hash of its data manifest.
-        log: the last lines that it printed, if it failed.
-    """
-
-    tokens: float = math.nan
-    hours: float = math.nan
-    machine: str = ""
-    commit: str = ""
-    data: str = ""
-    log: str = ""
-
-
-def run_details(runs: Path, run_ids: Iterable[str]) -> dict[str, RunDetails]:
-    """The details of local runs, by id."""
-    from sweeper.records.run_dir import RunDir
-
-    return {run_id: _details(RunDir(runs / run_id)) for run_id in run_ids}
-
-
-def _details(rundir: "RunDir") -> RunDetails:
-    result, failure = rundir.result() or {}, rundir.failure() or {}
-    try:
-        config, _ = rundir.load()
-    except UserError:  # restored from records, or of another version
-        config = None
-    origin = result.get("provenance", {})
-    seconds = [value for key, value in result.get("seconds", {}).items() if key != "cpu"]
-    machine = origin.get("gpu", origin.get("processor", ""))
-    return RunDetails(
-        tokens=getattr(config, "total_tokens", math.nan),
-        hours=math.fsum(seconds) / 3600 if seconds else math.nan,
-        machine=", ".join(machine) if isinstance(machine, list) else str(machine),
-        commit=", ".join(map(str, commit)) if isinstance(commit := origin.get("commit"), list) else commit or "",
-        data=getattr(config, "data", ""),
-        log="\n".join(failure.get("log") or (rundir.log_tail(20) if failure else [])),
-    )

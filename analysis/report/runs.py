@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.plotting.trained import tokens_a_step
-from analysis.records import sources
 from analysis.records.result_sets import Records
+from analysis.records.run_details import RunDetails, run_details
 from analysis.report.retrain import command
 from sweeper.records.axes import PLAIN
 from sweeper.records.presets import name_today
@@ -41,12 +41,12 @@ def run_table(records: Records, out: Path | None) -> dict[str, Any]:
             "hours": origin["run_hours"] / origin["finished"] if origin.get("finished") else None,
             "runs": runs,
         }
-        details = sources.run_details(Path(place), cells["run_id"].unique()) if option == "--runs" else {}
+        details = run_details(Path(place), cells["run_id"].unique()) if option == "--runs" else {}
         preset = name_today(str(cells["preset"].iloc[0]), int(cells["steps"].max()))
         of_step = tokens_a_step(preset, origin.get("values", {}))
         for row in cells.drop_duplicates("run_id").to_dict("records"):
             cell: dict[str, Any] = {"architecture": PLAIN, **{str(name): value for name, value in row.items()}}
-            known = details.get(cell["run_id"], sources.RunDetails())
+            known = details.get(cell["run_id"], RunDetails())
             recorded = cell.get("step_seconds", math.nan) / 3600
             trained = not math.isnan(cell["val_loss"]) or records.cells[experiment]["val_loss"].notna().any()
             tokens = known.tokens if not math.isnan(known.tokens) else of_step * cell["steps"]

@@ -66,9 +66,10 @@ def _stored(directory: Path) -> Iterator[Records]:
     }
     sweeps = cells[["sweep", "preset"]].assign(kind=cells["sweep"].map(kinds)).dropna()
     for preset, of_preset in sweeps.groupby("preset"):
-        # With several sweeps of one experiment, the one with the most points.
+        # With several sweeps of one experiment, the one that a figure draws by default, or that with the most points.
         sizes = of_preset.groupby(["kind", "sweep"]).size().sort_values(kind="stable")
         chosen = dict(sizes.index)
+        chosen |= {kind: name for kind in chosen if (kind, (name := f"{kind}-{preset}")) in sizes.index}
         options = {experiment: ["--results", str(directory), "--sweep", sweep] for experiment, sweep in chosen.items()}
         provenance = {experiment: described.get(sweep, {}) for experiment, sweep in chosen.items()}
         yield _load(str(preset), str(directory), options, provenance)

@@ -122,7 +122,7 @@ def load_cells(args: argparse.Namespace, experiment: str, make_command: str) -> 
     names = list(dict.fromkeys(args.sweep or [None]))
     if len(names) > 1 and (args.wandb or args.wandb_dir):
         raise UserError("--sweep: one sweep at a time can be read from wandb; give one")
-    loaded = [_load_one(args, name, experiment, make_command) for name in names]
+    loaded = [_load_one(args, name, experiment, make_command, tell=True) for name in names]
     tables = [validated(cells, experiment, named=args.sweep is not None) for cells, _ in loaded]
     cells = tables[0]
     if len(tables) > 1:
@@ -139,11 +139,14 @@ def shared_values(args: argparse.Namespace, experiment: str, make_command: str) 
 
 
 def _load_one(
-    args: argparse.Namespace, name: str | None, experiment: str, make_command: str
+    args: argparse.Namespace, name: str | None, experiment: str, make_command: str, *, tell: bool = False
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The cells of a sweep, as they are recorded, and the configuration values that they share, if these are."""
+    """The cells of a sweep, as they are recorded, and the configuration values that they share, if these are.
+
+    `tell` says in a line if there are other sweeps of the experiment, of which none was named.
+    """
     if args.results is not None:
-        cells = _stored_cells(args.results, name, experiment)
+        cells = _stored_cells(args.results, name, experiment, tell=tell)
         described = _parent(args.results) / "provenance.json"
         origins = json.loads(described.read_text()) if described.is_file() else {}
         sweep = str(cells["sweep"].iloc[0]) if len(cells) and "sweep" in cells else ""
@@ -263,8 +266,11 @@ def _described(sweep: "Sweep", runs: Path) -> LocalSweep:
     return LocalSweep(sweep.name, sweep.experiment, sweep.preset, axes, run_ids, provenance)
 
 
-def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFrame:
-    """The cells in `results`, a parquet file or a directory with one. With `name`, only those of that sweep."""
+def _stored_cells(results: Path, name: str | None, experiment: str, *, tell: bool) -> pd.DataFrame:
+    """The cells of the sweep `name` in `results`, a parquet file or a directory with one.
+
+    Without a name they are those of the experiment. With several sweeps of it, they are those of the default one.
+    """
     file = results if results.is_file() else results / "cells.parquet"
     if not file.is_file():
         known = ", ".join(sorted(str(found.parent) for found in results.glob("*/cells.parquet"))) or "none"
@@ -282,7 +288,22 @@ def _stored_cells(results: Path, name: str | None, experiment: str) -> pd.DataFr
         cells = cells[cells["experiment"] == experiment]
         if cells.empty:
             raise UserError(f"--results: no experiment {experiment!r} in {file}; choose another file or --sweep")
+        if (default := default_sweep(cells)) is not None:
+            others = ", ".join(sorted(set(cells["sweep"]) - {default}))
+            if others and tell:
+                print(f"{file} also has {others}; --sweep NAME draws it instead of {default}", file=sys.stderr)
+            cells = cells[cells["sweep"] == default]
     return cells
+
+
+def default_sweep(cells: pd.DataFrame) -> str | None:
+    """The one sweep of `cells` with no title and no value that was typed beside the grid, if there is one.
+
+    `cells` have columns sweep, experiment and preset.
+    """
+    plain = cells["sweep"] == cells["experiment"] + "-" + cells["preset"]
+    found = cells.loc[plain, "sweep"].unique()
+    return str(found[0]) if len(found) == 1 else None
 
 
 def validated(cells: pd.DataFrame, experiment: str, *, named: bool = False) -> pd.DataFrame:

@@ -44,6 +44,13 @@ def test_a_sweep_without_weight_decay_does_not_mix_with_the_default(
     assert set(alone.cells) == {NO_DECAY}
 
 
+def test_a_larger_sweep_with_a_title_does_not_replace_the_one_without(cell_table: CellTable, tmp_path: Path) -> None:
+    plain, titled = cell_table(loop_counts=(1, 2)), cell_table()
+    sweeps = {"lr_transfer-quick": (plain, {}), "mine-lr_transfer-quick": (titled, {})}
+    [records] = find_records(None, stored(tmp_path / "both", sweeps))
+    assert set(records.cells["lr_transfer"]["sweep"]) == {"lr_transfer-quick"}
+
+
 def test_results_of_before_values_were_kept_are_the_default(cell_table: CellTable, tmp_path: Path) -> None:
     [records] = find_records(None, stored(tmp_path / "old", {"old": (cell_table(), {})}))
     assert set(records.cells) == {"lr_transfer"}

@@ -98,6 +98,23 @@ def test_runs_that_are_not_there_are_named_instead_of_drawn_as_pending(
         load("--runs", str(tmp_path / "NOWHERE"), *options)
 
 
+def test_of_several_stored_sweeps_the_one_without_a_title_is_drawn_and_the_others_are_named(
+    cell_table: CellTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, results = tmp_path / "cells.parquet", ("--results", str(tmp_path))
+    names = ("lr_transfer-quick", "lr_transfer-quick-optimizer.weight_decay=0", "other-lr_transfer-quick")
+    pd.concat([cell_table().assign(sweep=name) for name in names]).to_parquet(file)
+    assert set(load(*results)["sweep"]) == {names[0]}
+    assert capsys.readouterr().err == (
+        f"{file} also has {names[1]}, {names[2]}; --sweep NAME draws it instead of {names[0]}\n"
+    )
+    assert set(load(*results, "--sweep", names[1])["sweep"]) == {names[1]}
+    assert capsys.readouterr().err == ""
+    pd.concat([cell_table().assign(sweep=name) for name in names[1:]]).to_parquet(file)
+    with pytest.raises(UserError, match="several sweeps"):
+        load(*results)
+
+
 def test_selected_cells_only_are_read(cell_table: CellTable, tmp_path: Path) -> None:
     cell_table().to_parquet(tmp_path / "cells.parquet")
     results = ("--results", str(tmp_path))

@@ -55,6 +55,13 @@ def test_a_refusal_of_sbatch_does_not_end_the_watch(sweep: TypedSweep, slurm: Fa
     assert "4 lost · sbatch refused: AssocMaxSubmitJobLimit" in result.out
 
 
+@pytest.mark.parametrize("option", [("--retry",), ("--notify", "true")])
+def test_a_page_does_not_retry_or_notify(option: tuple[str, ...], sweep: TypedSweep) -> None:
+    result = sweep.type("watch", "--web", *option)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == ("error: --web with --retry or --notify: a page only shows; give these to a second `watch`\n")
+
+
 def test_a_sweep_that_never_went_to_slurm_is_not_retried(sweep: TypedSweep) -> None:
     result = sweep.type("watch", "--retry")
     assert (result.status, result.out) == (2, "")

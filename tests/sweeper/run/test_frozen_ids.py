@@ -54,17 +54,18 @@ def stored_sweeps() -> list[tuple[str, str]]:
     return [(name, sweep) for name, stored in FROZEN["results"].items() for sweep in stored["sweeps"]]
 
 
-@pytest.mark.parametrize(("directory", "experiment"), stored_sweeps())
-def test_the_ids_in_results_are_recomputed_from_conf(directory, experiment) -> None:
+@pytest.mark.parametrize(("directory", "sweep"), stored_sweeps())
+def test_the_ids_in_results_are_recomputed_from_conf(directory, sweep) -> None:
     """Its overrides, on the hash of its data."""
     stored = FROZEN["results"][directory]
+    cells = pd.read_parquet(REPOSITORY / directory / "cells.parquet").query("sweep == @sweep")
+    [experiment] = cells["experiment"].unique()
     runs = [
         run.on_data(stored["data"])
-        for overrides in stored["sweeps"][experiment]
+        for overrides in stored["sweeps"][sweep]
         for run in composed(experiment, f"preset={stored['preset']}", "design=full", *overrides)
     ]
     found = {tuple(run.axes[name] for name in AXES): run.config.run_id for run in runs}
-    cells = pd.read_parquet(REPOSITORY / directory / "cells.parquet").query("experiment == @experiment")
     architecture = cells["architecture"].fillna("plain") if "architecture" in cells else "plain"
     cells = cells.assign(architecture=architecture)
     expected = {tuple(row[name] for name in AXES): row["run_id"] for row in cells.to_dict("records")}
@@ -74,8 +75,8 @@ def test_the_ids_in_results_are_recomputed_from_conf(directory, experiment) -> N
 
 def test_no_stored_sweep_is_left_out() -> None:
     stored = {
-        (str(file.parent.relative_to(REPOSITORY)), experiment)
+        (str(file.parent.relative_to(REPOSITORY)), sweep)
         for file in REPOSITORY.glob("results/*/cells.parquet")
-        for experiment in pd.read_parquet(file, columns=["experiment"])["experiment"].unique()
+        for sweep in pd.read_parquet(file, columns=["sweep"])["sweep"].unique()
     }
     assert stored == set(stored_sweeps())

@@ -43,6 +43,7 @@ class PreNorm:
         "mlp": "swiglu",
     }
     needs_one_path: ClassVar[bool] = False  # made for a residual path through all L · N blocks
+    compiled_bytes_per_channel: ClassVar[int] = 24  # of the stream, see `compiled_activation_bytes`
 
     def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """The stream (B, T, d_model) one block later.
@@ -81,12 +82,24 @@ class PreNorm:
         made_of = PART_SETS[shape.parts]
         return 2 * made_of.norm_bytes(shape, precision) + made_of.branch_bytes(shape, precision)
 
+    def compiled_activation_bytes(self, shape: Shape) -> int:
+        """The same of a block under bf16 autocast that torch.compile has compiled, which computes some again.
+
+        Before a matrix it keeps the stream (4 bytes a channel) or the branch that was added to it (2), and the stream
+        normed (2); q, k and v as one tensor (6), q and k rotated (4), attention's output by heads and by tokens (4).
+        Measured on the partition that the compiler makes, for every kind (`tests/sweeper/run/test_memory_gpu.py`).
+        """
+        of_mlp = PART_SETS[shape.parts].compiled_bytes_per_hidden * shape.mlp_dim
+        return self.compiled_bytes_per_channel * shape.d_model + of_mlp
+
 
 class PostNorm(PreNorm):
     """The norm stands behind each sum: x ← n(x + ε · Attn(x)), then x ← n(x + ε · MLP(x)).
 
     The first paper's stated future work. Norms and matrices are those of `PreNorm`.
     """
+
+    compiled_bytes_per_channel: ClassVar[int] = 28
 
     def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """See `PreNorm.forward`."""
@@ -103,6 +116,7 @@ class DeepNorm(PostNorm):
 
     exponent: ClassVar[float] = 0.25
     needs_one_path: ClassVar[bool] = True
+    compiled_bytes_per_channel: ClassVar[int] = 26
 
     def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """See `PreNorm.forward`."""
@@ -140,6 +154,7 @@ class Sandwich(PreNorm):
         "mlp": "swiglu",
         "mlp_out_norm": "norm",
     }
+    compiled_bytes_per_channel: ClassVar[int] = 26
 
     def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """See `PreNorm.forward`."""
@@ -160,6 +175,7 @@ class ReZero(PreNorm):
     """
 
     parts: ClassVar[dict[str, str]] = {"attention": "attention", "mlp": "swiglu", "gate": "gate"}
+    compiled_bytes_per_channel: ClassVar[int] = 22
 
     def forward(self, block: Any, x: "Tensor", rotary: "Tensor", *queries: "Tensor") -> "Tensor":
         """See `PreNorm.forward`."""

@@ -82,6 +82,10 @@ class Plain:
         """Bytes that one loop step keeps for its backward pass outside its blocks, a token; its norms aside."""
         return 0
 
+    def compiled_activation_bytes(self, shape: Shape) -> int:
+        """The same where blocks are compiled, under bf16 autocast. A norm in front of a block keeps its output."""
+        return self.activation_bytes(shape, "bf16") + 2 * shape.d_model * shape.n_layers * len(self.block_parts)
+
     def n_norms(self, n_layers: int) -> int:
         """Norms of the loop in one loop step."""
         names = (*self.parts.values(), *n_layers * tuple(self.block_parts.values()))

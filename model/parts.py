@@ -38,6 +38,7 @@ class Llama:
     stand_ins: ClassVar[dict[str, str]] = {}  # parts of `model.layers.PARTS` in place of those that a kind names
     has_tied_head: ClassVar[bool] = True
     logit_cap: ClassVar[float | None] = None  # c of c · tanh(logits / c), if there is one
+    compiled_bytes_per_hidden: ClassVar[int] = 6  # of the MLP in a compiled block: gate, up and what `down` gets
 
     def name(self, part: str) -> str:
         """The part of `model.layers.PARTS` that is made where a kind names `part`."""
@@ -104,6 +105,7 @@ class Nanochat(Llama):
     }
     has_tied_head: ClassVar[bool] = False
     logit_cap: ClassVar[float | None] = 15.0
+    compiled_bytes_per_hidden: ClassVar[int] = 4
 
     def embedding_rows(self, base: BaseValues) -> tuple[ParameterRow, ...]:
         """See `Llama.embedding_rows`."""

@@ -97,15 +97,23 @@ class LoopedTransformer(nn.Module):
             backward pass: memory no longer grows with N, at the price of one more forward. Same gradients.
         segment_layers: layers between two calls of an observer, and recomputed together; None for the whole stack,
             so that a segment is a loop step.
+        recompute_layers: layers that are recomputed together, if fewer than those of a segment.
 
     Raises:
         ValueError: if the layers do not divide into segments.
     """
 
-    def __init__(self, config: ModelConfig, *, recompute: bool = False, segment_layers: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        recompute: bool = False,
+        segment_layers: int | None = None,
+        recompute_layers: int | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.recompute = recompute
+        self.recompute, self.recompute_layers = recompute, recompute_layers
         self.segment_layers = segment_layers or config.n_layers
         if config.n_layers % self.segment_layers:
             raise ValueError(f"n_layers={config.n_layers} is not a multiple of segment_layers={segment_layers}")
@@ -196,9 +204,12 @@ class LoopedTransformer(nn.Module):
 
         def segment(layers: range, x: Tensor, context: Context) -> Tensor:
             context = (rotary, *context)
-            if recompute:
-                return checkpoint(apply, layers, x, context, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
-            return apply(layers, x, context)
+            if not recompute:
+                return apply(layers, x, context)
+            at_once = self.recompute_layers or len(layers)
+            for some in (layers[start : start + at_once] for start in range(0, len(layers), at_once)):
+                x = checkpoint(apply, some, x, context, use_reentrant=False, preserve_rng_state=False)
+            return x
 
         steps = n_loops or config.n_loops
         return loop_states(LOOPS[config.loop], self.loop, steps, embedded, self._segments(), segment, observe)

@@ -104,8 +104,7 @@ def architecture_name(loop: str, block: str) -> str:
 
 def _execution(tree: Config, run: Run) -> Execution:
     fields = vars(tree.execution).copy()
-    budget = fields.pop("memory_gib")
-    if fields["recompute"] is None:
-        fields["recompute"] = run.needs_recompute(tree.execution.micro_batch, budget)
+    budget, recompute = fields.pop("memory_gib"), fields.pop("recompute")
     tracking = Tracking(**vars(tree.tracking))
-    return Execution(**fields, validate_every=tree.validation.every, tracking=tracking)
+    execution = Execution(**fields, recompute=False, validate_every=tree.validation.every, tracking=tracking)
+    return run.fitted(execution, budget, recompute)

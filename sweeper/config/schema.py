@@ -186,7 +186,8 @@ class ValidationSection:
 class ExecutionSection:
     """How runs are executed. Nothing here changes what a run is.
 
-    Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` overrides that.
+    Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` overrides that. On a
+    GPU `micro_batch` is an upper limit: a smaller one that fits comes before recomputation.
     """
 
     device: Annotated[str, one_of(("cpu", "cuda"))] = MISSING

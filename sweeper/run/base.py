@@ -1,9 +1,11 @@
 """One resolved run, whatever its kind: what all have in common, and the identity that follows from its values."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from model import ModelConfig, ParameterRow
 from model.parameterization import base_rate
+from sweeper.run.execution import Execution
 from sweeper.run.flops import attention_flops, training_flops
 from sweeper.run.identity import SCHEMA_VERSION, format_rate, run_id
 from sweeper.run.plain import from_plain, to_plain
@@ -91,9 +93,9 @@ class Run:
         """What `least_bytes` follows from, by key of the configuration."""
         return {}
 
-    def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
-        """Whether activations have to be recomputed to stay within a budget; only a training's may be too large."""
-        return False
+    def fitted(self, execution: Execution, memory_gib: float | None, recompute: bool | None) -> Execution:
+        """How the run is executed within a budget, see `sweeper.run.memory.fit_memory`; only a training is fitted."""
+        return replace(execution, recompute=bool(recompute))
 
     def on_data(self, manifest_hash: str) -> Self:
         """The same run on other data; a run that reads none stays as it is."""

@@ -35,7 +35,8 @@ class Execution:
 
     Attributes:
         device: "cpu" or "cuda".
-        micro_batch: sequences in one forward pass; gradients accumulate up to the run's batch.
+        micro_batch: sequences in one forward pass; gradients accumulate up to the run's batch. On a GPU with a budget
+            the largest that fits, see `sweeper.run.memory`.
         compile: compile one block and reuse it for every layer and loop step.
         recompute: recompute activations in the backward pass instead of storing them.
         threads: CPU threads of one run.
@@ -43,6 +44,7 @@ class Execution:
         validate_every: steps between validations on the way; the last step always validates.
         checkpoint_every: steps between checkpoints.
         tracking: where it is mirrored to.
+        recompute_layers: layers that are recomputed together; None for a loop step.
     """
 
     device: str
@@ -54,6 +56,7 @@ class Execution:
     validate_every: int
     checkpoint_every: int
     tracking: Tracking = field(default_factory=Tracking)
+    recompute_layers: int | None = None
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:

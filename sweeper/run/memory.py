@@ -1,14 +1,37 @@
-"""How much memory training takes, estimated before it starts, and whether activations have to be recomputed."""
+"""How much memory training takes, estimated before it starts, and what of a run fits into a budget.
+
+On a CPU the micro-batch is the configuration's, and activations are recomputed, a loop step at a time, if they exceed
+the budget. On a GPU recomputation costs a fifth of a step and a smaller micro-batch next to nothing, so micro-batch and
+recomputation are chosen together.
+"""
+
+from dataclasses import dataclass, replace
 
 from model import BLOCKS, LOOPS, PART_SETS
-from model.config import CHUNK_LOGITS
+from model.config import CHUNK_LOGITS, HEAD_ROWS
 from sweeper.run.base import ModelRun
+from sweeper.run.execution import Execution
 
 GIB = 2**30
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A choice of what a step keeps.
+
+    Attributes:
+        micro_batch: sequences in one forward pass.
+        recompute: activations are recomputed in the backward pass.
+        recompute_layers: layers that are recomputed together; None for a loop step.
+    """
+
+    micro_batch: int
+    recompute: bool = False
+    recompute_layers: int | None = None
+
+
 def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> int:
-    """Estimated peak bytes of one training step, the libraries' own half a gigabyte aside.
+    """Estimated peak bytes of one training step of an uncompiled model, the libraries' own half a gigabyte aside.
 
     Weights, their gradients and the moments (AdamW's two, or Muon's one) are fp32, with a bf16 copy of the weights
     under autocast; a tied embedding has two gradients for a moment, the head's and the lookup's, unless `model.cpu`
@@ -36,6 +59,74 @@ def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> in
     return config.state_bytes + copies + second_gradient + logits + activations
 
 
-def needs_recompute(config: ModelRun, micro_batch: int, memory_gib: float | None) -> bool:
-    """Whether a step that keeps every activation would exceed the budget; without a budget it never does."""
-    return memory_gib is not None and training_bytes(config, micro_batch, recompute=False) > memory_gib * GIB
+def gpu_bytes(config: ModelRun, fit: Fit, *, compiled: bool) -> int:
+    """Estimated peak bytes of one training step on a GPU. Modelled, never run.
+
+    Beside fp32 weights, gradients and moments: in bf16 copies of the matrices, what blocks keep, the logits of
+    `HEAD_ROWS` tokens, the head's own gradient until it is added to the lookup's, and the last state and its gradients.
+    Left out: the driver's context, the libraries' workspaces, the allocator's gaps. `execution.memory_gib` is less than
+    the device has, for these.
+
+    Args:
+        config: what is trained.
+        fit: what a step keeps.
+        compiled: blocks are compiled, so that they keep fewer activations in bf16.
+    """
+    shape, precision = config.model, "bf16" if config.uses_bf16 else "fp32"
+    kind, loop, layers = BLOCKS[shape.block], LOOPS[shape.loop], shape.n_layers
+    if compiled and config.uses_bf16:
+        block, of_loop = kind.compiled_activation_bytes(shape), loop.compiled_activation_bytes(shape)
+    else:
+        block, of_loop = kind.activation_bytes(shape, precision), loop.activation_bytes(shape, precision)
+        of_loop += loop.n_norms(layers) * PART_SETS[shape.parts].loop_norm_bytes(shape)
+    tokens, head, stream = fit.micro_batch * config.seq_len, shape.vocab_size * shape.d_model, 4 * shape.d_model
+    kept = shape.n_loops * (layers * block + of_loop)
+    if fit.recompute:
+        at_once = fit.recompute_layers or layers
+        kept = shape.n_loops * (layers // at_once * stream + of_loop) + at_once * block
+    of_number = 2 if config.uses_bf16 else 4
+    logits = of_number * min(HEAD_ROWS, tokens) * shape.vocab_size
+    copies = 2 * shape.n_params if config.uses_bf16 else 0
+    return config.state_bytes + copies + 4 * head + logits + tokens * (kept + 3 * stream)
+
+
+def fit_memory(config: ModelRun, execution: Execution, memory_gib: float | None, recompute: bool | None) -> Execution:
+    """How a run is executed within a budget; without one nothing is recomputed unless the configuration says so.
+
+    Args:
+        config: what is trained.
+        execution: how. Its `micro_batch` is the upper limit.
+        memory_gib: budget.
+        recompute: what the configuration says of recomputation; None leaves it to the estimate.
+    """
+    if memory_gib is None:
+        return replace(execution, recompute=bool(recompute))
+    budget = memory_gib * GIB
+    if execution.device == "cpu":
+        if recompute is None:
+            recompute = training_bytes(config, execution.micro_batch, recompute=False) > budget
+        return replace(execution, recompute=recompute)
+    fits = candidates(config, execution.micro_batch, recompute)
+    fitting = (fit for fit in fits if gpu_bytes(config, fit, compiled=execution.compile) <= budget)
+    return replace(execution, **vars(next(fitting, fits[-1])))
+
+
+def candidates(config: ModelRun, limit: int, recompute: bool | None = None) -> list[Fit]:
+    """What a step on a GPU may keep, from the fastest to the smallest.
+
+    First smaller and smaller micro-batches, then one sequence that is recomputed, in the segments that take the least.
+
+    Args:
+        config: what is trained.
+        limit: largest micro-batch. Smaller ones are powers of two. All divide the batch.
+        recompute: True for recomputation at every micro-batch, False for none.
+    """
+    smaller = (2**power for power in reversed(range((limit - 1).bit_length())))
+    sizes = [size for size in (limit, *smaller) if config.n_parallel % size == 0]
+    kept = [] if recompute else [Fit(size) for size in sizes]
+    if recompute is False:
+        return kept
+    layers = config.model.n_layers
+    segments = [None, *(size for size in range(layers - 1, 0, -1) if layers % size == 0)]
+    least = min(segments, key=lambda size: gpu_bytes(config, Fit(1, True, size), compiled=True))
+    return kept + [Fit(size, True, least) for size in (sizes if recompute else sizes[-1:])]

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Self
 from model import ModelConfig, ParameterRow
 from model.neutral import neutral
 from sweeper.run.base import ModelRun, Run
+from sweeper.run.execution import Execution
 from sweeper.run.identity import format_rate
-from sweeper.run.memory import needs_recompute, training_bytes
+from sweeper.run.memory import fit_memory, training_bytes
 from sweeper.run.schedule import Schedule
 
 PRECISIONS = ("fp32", "bf16")
@@ -96,9 +97,9 @@ class RunConfig(ModelRun):
         """With the activations of one recomputed loop step."""
         return training_bytes(self, micro_batch, recompute=True)
 
-    def needs_recompute(self, micro_batch: int, memory_gib: float | None) -> bool:
-        """See `sweeper.run.memory`."""
-        return needs_recompute(self, micro_batch, memory_gib)
+    def fitted(self, execution: Execution, memory_gib: float | None, recompute: bool | None) -> Execution:
+        """See `sweeper.run.memory.fit_memory`."""
+        return fit_memory(self, execution, memory_gib, recompute)
 
     def on_data(self, manifest_hash: str) -> Self:
         """The same training on other data."""

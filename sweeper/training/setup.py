@@ -41,7 +41,12 @@ def initialized(
         segment_layers: layers of a segment that is observed; None for a loop step.
         compile_head: compile the head too. A few steps would not earn it back.
     """
-    model = LoopedTransformer(config.model, recompute=execution.recompute, segment_layers=segment_layers)
+    model = LoopedTransformer(
+        config.model,
+        recompute=execution.recompute,
+        segment_layers=segment_layers,
+        recompute_layers=execution.recompute_layers,
+    )
     initialize_(model, config.table, config.seed)
     model = model.to(device)
     if device.type == "cpu":

@@ -127,12 +127,12 @@ class TestPaper:
             assert (config.betas, config.grad_clip, config.seed) == ((0.9, 0.95), 1.0, 0)
             assert (config.precision, config.diverged_above) == ("bf16", 4.0)
 
-    def test_activations_are_recomputed_only_where_memory_asks_for_it(self, paper_runs) -> None:
+    def test_a_smaller_micro_batch_comes_before_recomputation(self, paper_runs) -> None:
         by_shape = {
-            (run.config.model.n_layers, run.config.model.n_loops): run.execution.recompute for run in paper_runs
+            (run.config.model.n_layers, run.config.model.n_loops): run.execution.micro_batch for run in paper_runs
         }
-        assert not by_shape[12, 1]
-        assert by_shape[48, 8]
+        assert by_shape[12, 1] == 16 > by_shape[48, 8]
+        assert not any(run.execution.recompute for run in paper_runs)
 
     def test_per_tensor_numbers_at_48_layers(self, paper_runs) -> None:
         """m_L = 4 halves the blocks' own rate and AdamW ε."""

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from model import BLOCKS, LOOPS, PART_SETS, ModelConfig, parameter_table
 from model.transformer import LoopedTransformer
 from sweeper.records.run_dir import RunDir
-from sweeper.run.memory import GIB, needs_recompute, training_bytes
+from sweeper.run.memory import GIB, fit_memory, training_bytes
 from sweeper.training.trainer import Trainer
 
 
@@ -178,8 +178,8 @@ def test_with_recomputation_memory_hardly_grows_with_n(literal_run) -> None:
     assert needed(64, recompute=False) > 2 * needed(8, recompute=False)
 
 
-def test_recomputation_starts_where_the_budget_ends(literal_run) -> None:
-    needed = training_bytes(literal_run, 4, recompute=False) / GIB
-    assert not needs_recompute(literal_run, 4, needed * 1.01)
-    assert needs_recompute(literal_run, 4, needed * 0.99)
-    assert not needs_recompute(literal_run, 4, None)
+def test_recomputation_starts_where_the_budget_ends(literal_run, execution) -> None:
+    needed = training_bytes(literal_run, execution.micro_batch, recompute=False) / GIB
+    assert not fit_memory(literal_run, execution, needed * 1.01, None).recompute
+    assert fit_memory(literal_run, execution, needed * 0.99, None).recompute
+    assert not fit_memory(literal_run, execution, None, None).recompute

@@ -23,10 +23,11 @@ from analysis.claims.verdict import (
 )
 from analysis.records.result_sets import ARCHITECTURES, Records
 from analysis.stats import comparison
-from analysis.stats.collapse import MARGIN, is_collapsed, nats_learned
+from analysis.stats.collapse import is_collapsed, nats_learned
 from analysis.stats.comparison import Stabiliser
 from analysis.stats.curves import Curve
 from analysis.stats.transfer import REFERENCE_LOOPS, best_gain
+from sweeper.records.collapse import MARGIN
 
 LT, LT_I, LT_IA, FLT_RES, FLT = (Stabiliser(name, "none") for name in ("LT", "LT_i", "LT_ia", "FLT_res", "FLT"))
 PLAIN_LINEAR, FLT_LINEAR, BOUNDARY = (

@@ -1,8 +1,4 @@
-"""Collapse of a training: the one place where it is defined.
-
-A finished run has collapsed if its final validation loss is not finite, or is above `diverged_above`, or is not more
-than `MARGIN` below the unigram entropy of the validation tokens. In the first two cases its state is "diverged". In the
-last it has learned little more than how frequent the tokens are.
+"""Collapse of a training over cells of many runs: see `sweeper.records.collapse` for what it is.
 
 A stabiliser is an architecture with a rule for ε. Each is judged at its own best rate (`best_rate`), because a shared
 rate would favour one of them. So it collapses at N only if no rate of the grid trains it with every seed.
@@ -12,7 +8,8 @@ import math
 
 import pandas as pd
 
-MARGIN = 0.05  # nats per token
+from sweeper.records.collapse import MARGIN
+
 STABILISER = ["architecture", "rule"]  # the columns that name one
 
 

@@ -17,6 +17,7 @@ from sweeper.errors import UserError
 from sweeper.files import check_writable
 from sweeper.grid.asked import Background, Values, command, preset, sweep_name, title
 from sweeper.grid.compose import check_axes, compose_jobs
+from sweeper.grid.divergence import divergence_warning
 from sweeper.grid.plan import Plan
 from sweeper.records.axes import DATA, same
 from sweeper.records.run_dir import RunDir
@@ -148,6 +149,7 @@ def compose_grid(
         )
     sweep = replace(asked, name=whole.name, id=whole.id)
     plan = Plan(sweep, distinct, status, whole=whole, designs=_designs(config, background.experiment))
+    plan = replace(plan, warning=divergence_warning(plan, str(config.preset), roots.runs))
     return Grid(plan, roots, str(config.preset), prepared=UNPREPARED not in hashes.values())
 
 

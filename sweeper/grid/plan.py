@@ -34,6 +34,7 @@ class Plan:
         queued: runs that wait in a cluster's queue.
         whole: the sweep with the cells of earlier submissions. None if there are no others.
         designs: rates in each design of this sweep, see `sweeper.config.design`. Empty for other kinds of sweep.
+        warning: what is known to go wrong in it, or empty.
     """
 
     sweep: Sweep
@@ -42,6 +43,7 @@ class Plan:
     queued: frozenset[str] = frozenset()
     whole: Sweep | None = None
     designs: Mapping[str, int] = field(default_factory=dict)
+    warning: str = ""
 
     @property
     def to_run(self) -> list[str]:
@@ -121,6 +123,8 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
     say(f"FLOPs of all {len(configs)}: {flops:.2e}, and {attention:.2e} of attention")
     for line in _design_lines(plan, times):
         say(line)
+    if plan.warning:
+        say(f"warning: {plan.warning}", style="yellow")
     if not todo:
         return
     if times is not None:

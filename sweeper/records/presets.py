@@ -1,8 +1,9 @@
-"""The files of presets, and the names of presets that records were made with."""
+"""The files of presets, what presets of old records are called today, and the records that ship with the project."""
 
 from pathlib import Path
 
 PRESETS = Path(__file__).resolve().parents[2] / "conf" / "preset"
+SHIPPED = Path(__file__).resolve().parents[2] / "results"
 
 
 def name_today(name: str, steps: int) -> str:

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.stats.collapse import MARGIN, best_rate, is_collapsed, nats_learned
+from analysis.stats.collapse import best_rate, is_collapsed, nats_learned
+from sweeper.records.collapse import MARGIN, has_collapsed
 
 ENTROPY = 4.25
 
@@ -20,12 +21,14 @@ def runs(*losses: float, state: str = "done", entropy: float = ENTROPY) -> pd.Da
 )
 def test_a_loss_within_the_margin_of_the_unigram_entropy_or_above_is_a_collapse(loss: float, collapsed: bool) -> None:
     assert is_collapsed(runs(loss)).tolist() == [collapsed]
+    assert [has_collapsed(cell) for cell in runs(loss).to_dict("records")] == [collapsed]
 
 
 @pytest.mark.parametrize("entropy", [ENTROPY, math.nan])
 def test_a_diverged_run_has_collapsed_and_learned_nothing(entropy: float) -> None:
     cells = runs(math.nan, 4.3, 2.0, state="diverged", entropy=entropy)
     assert is_collapsed(cells).all()
+    assert all(map(has_collapsed, cells.to_dict("records")))
     assert nats_learned(cells).tolist() == [0.0, 0.0, 0.0]
 
 
@@ -42,6 +45,7 @@ def test_without_a_result_or_an_entropy_nothing_is_known_and_nothing_has_collaps
     for cells in unknown:
         assert nats_learned(cells).isna().all()
         assert not is_collapsed(cells).any()
+        assert not any(map(has_collapsed, cells.to_dict("records")))
 
 
 def grid(losses: dict[float, tuple[float, ...]]) -> pd.DataFrame:

@@ -16,13 +16,15 @@ from sweeper.errors import SweepIncomplete
 from sweeper.execution.step_timing import cache_file
 from sweeper.execution.worker_pool import WorkerPool
 from sweeper.grid.build import Roots, compose_grid
-from sweeper.grid.plan import Plan, StepTimes, learned_step_times, print_plan
-from sweeper.hardware import visible_gpus
+from sweeper.grid.gpu_times import GpuTimes
+from sweeper.grid.plan import Plan, StepTimes, gpu_times, learned_step_times, print_plan
+from sweeper.hardware import installed_gpu, visible_gpus
 from sweeper.records.housekeeping import directory_size
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import FINISHED, State, run_status
 from sweeper.run.spec import KINDS
 
+PLANNED_GPU = "H100"  # where this machine has none
 PRUNE_BYTES = 10 * 2**20  # of checkpoints; less is not worth a word
 
 
@@ -32,6 +34,7 @@ def launch_local(
     jobs: Sequence[Sequence[str]],
     *,
     workers: int | None,
+    gpu: str | None,
     plan_only: bool,
 ) -> None:
     """Execute a grid on this machine, or only show its plan.
@@ -41,6 +44,7 @@ def launch_local(
         config: the multirun's master configuration.
         jobs: overrides of each grid point.
         workers: runs at once; None for as many as the machine carries.
+        gpu: kind of GPU that the plan is for; None for this machine's.
         plan_only: print the plan and write nothing.
 
     Raises:
@@ -51,12 +55,13 @@ def launch_local(
     grid = compose_grid(context, config, jobs, console, prepare=not plan_only, here=True)
     first = next(iter(grid.plan.runs.values()))
     slots = default_workers(first) if workers is None else workers
+    of_gpu = gpu_times(grid.plan, gpu or installed_gpu() or PLANNED_GPU)
     if plan_only:
-        times = _step_times(grid.plan, first, slots, console)
+        times = of_gpu or _step_times(grid.plan, first, slots, console)
         print_plan(grid.plan, times, slots, console)
         grid.say_what_is_missing(console)
         return
-    execute_plan(grid.write(), slots, grid.roots, console)
+    execute_plan(grid.write(), slots, grid.roots, console, of_gpu)
 
 
 def default_workers(run: ResolvedRun) -> int:
@@ -68,7 +73,7 @@ def default_workers(run: ResolvedRun) -> int:
 
 def _step_times(plan: Plan, run: ResolvedRun, workers: int, console: Console) -> StepTimes | None:
     learned = learned_step_times(plan)
-    if learned is not None or not plan.to_run or run.execution.device == "cuda":
+    if learned is not None or not plan.to_run:
         return learned
     if (timer := KINDS[run.config.KIND].step_timer) is None:
         return None
@@ -77,14 +82,14 @@ def _step_times(plan: Plan, run: ResolvedRun, workers: int, console: Console) ->
     return times
 
 
-def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console) -> None:
-    """Execute what is left of a written plan, `slots` runs at once.
+def execute_plan(plan: Plan, slots: int, roots: Roots, console: Console, times: GpuTimes | None = None) -> None:
+    """Execute what is left of a written plan, `slots` runs at once. `times` are those of its GPUs.
 
     Raises:
         SweepIncomplete: if runs failed or are left.
     """
     todo = plan.to_run
-    print_plan(plan, learned_step_times(plan), slots, console)
+    print_plan(plan, times or learned_step_times(plan), slots, console)
     if not todo:
         console.print(f"nothing to train: every run of {plan.sweep.name} is finished or running")
         return

@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeper.config.resolve import ResolvedRun
-from sweeper.hardware import GPUS
+from sweeper.grid.gpu_times import GpuTimes
 from sweeper.records.axes import as_text
 from sweeper.records.status import FINISHED, RunStatus, State
 from sweeper.records.sweep_manifest import Sweep
 from sweeper.run.base import Run
 
-GPU_NAME, GPU_UTILISATION = "H100", 0.4
-GPU_PEAK_FLOPS = GPUS[GPU_NAME].peak
 # Runs of a curve until the claim on its optimum is decided, with little and with much noise between seeds
 # (benchmarks/coverage_refined.md).
 RUNS_TO_VERDICT = (9, 22)
@@ -83,33 +81,38 @@ class StepTimes:
 
 
 def learned_step_times(plan: Plan) -> StepTimes | None:
-    """Step times from the sweep's own finished runs, or None while they do not tell enough."""
+    """Step times on a CPU from the sweep's own finished runs, or None while they do not tell enough."""
     seen = [
         (run.config.applications, status.step_seconds / status.step)
         for run_id, run in plan.runs.items()
-        if (status := plan.status[run_id]).state in FINISHED and status.step_seconds > 0 and status.step
+        if (status := plan.status[run_id]).state in FINISHED
+        and status.step_seconds > 0
+        and status.step
+        and not status.gpu
     ]
     return StepTimes(seen) if len({applications for applications, _ in seen}) >= 2 else None
 
 
-def gpu_hours(config: Run) -> float:
-    """Expected time of a run on one GPU."""
-    return config.flops / (GPU_PEAK_FLOPS * GPU_UTILISATION) / 3600
+def gpu_times(plan: Plan, gpu: str) -> GpuTimes | None:
+    """Times of the plan's runs on a kind of GPU; None if no run is meant for a GPU."""
+    if all(run.execution.device != "cuda" for run in plan.runs.values()):
+        return None
+    return GpuTimes.learned(gpu, plan.runs, plan.status)
 
 
-def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Console) -> None:
+def print_plan(plan: Plan, times: StepTimes | GpuTimes | None, workers: int, console: Console) -> None:
     """The grid as a table, then totals and the expected time.
 
     Args:
         plan: what to show.
-        times: measured step times of this machine; None where runs are meant for a GPU or nothing is measured.
-        workers: runs at once, for the expected wall time.
+        times: step times of this machine, or of the GPUs that the runs are meant for; None where nothing is measured.
+        workers: runs at once, for the expected wall time of this machine.
         console: where to print.
     """
     console.print(_grid_table(plan, times))
     say = partial(console.print, highlight=False, soft_wrap=True)
     configs = [run.config for run in plan.runs.values()]
-    todo = [plan.runs[run_id].config for run_id in plan.to_run]
+    todo = [plan.runs[run_id] for run_id in plan.to_run]
     flops, attention = sum(config.flops for config in configs), sum(config.attention_flops for config in configs)
     say(
         f"{plan.sweep.name}: {len(plan.sweep.cells)} points, {len(configs)} distinct runs: "
@@ -127,31 +130,39 @@ def print_plan(plan: Plan, times: StepTimes | None, workers: int, console: Conso
         say(f"warning: {plan.warning}", style="yellow")
     if not todo:
         return
-    if times is not None:
-        seconds = [times.run_seconds(config) for config in todo]
+    if isinstance(times, GpuTimes):
+        for line in _gpu_lines(times, todo):
+            say(line)
+    elif times is not None:
+        seconds = [times.run_seconds(run.config) for run in todo]
         wall = max(max(seconds), sum(seconds) / workers)
         say(
             f"time on this machine: {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) for {len(todo)} runs, "
             f"{workers} at once; longest run {max(seconds) / 60:.1f} minutes",
         )
-    elif any(run.execution.device == "cuda" for run in plan.runs.values()):
-        hours, longest = sum(map(gpu_hours, todo)), max(map(gpu_hours, todo))
-        say(
-            f"GPU time: {hours:,.3g} {GPU_NAME}-hours at {GPU_UTILISATION:.0%} utilisation "
-            f"(longest run {longest:,.3g})",
-        )
 
 
-def _design_lines(plan: Plan, times: StepTimes | None) -> list[str]:
+def _gpu_lines(times: GpuTimes, todo: Sequence[ResolvedRun]) -> list[str]:
+    """What the runs take on one GPU each, where that comes from, and the utilisation that it means."""
+    if times.kind is None:
+        return [f"GPU time: unknown; {times.origin}"]
+    longest = max(map(times.run_hours, todo))
+    shares = ", ".join(f"{share:.0%} ({name})" for name, share in times.utilisation(todo).items())
+    return [
+        f"GPU time: {times.hours(todo):,.3g} {times.name}-hours (longest run {longest:,.3g}), {times.origin}",
+        f"utilisation of {times.name}: {shares}",
+    ]
+
+
+def _design_lines(plan: Plan, times: StepTimes | GpuTimes | None) -> list[str]:
     """What the designs of a sweep cost with one seed, what its verdicts may cost, and what its grid cannot decide."""
     if not plan.designs:
         return []
     curves = {(run.axes["rule"], run.config.applications, run.config.residual_scale): run for run in plan.runs.values()}
     configs = [run.config for run in curves.values()]
-    on_gpu = any(run.execution.device == "cuda" for run in curves.values())
-    if on_gpu:
-        unit, each = f"{GPU_NAME}-hours", sum(map(gpu_hours, configs))
-    elif times is not None:
+    if isinstance(times, GpuTimes) and times.kind is not None:
+        unit, each = f"{times.name}-hours", times.hours(curves.values())
+    elif isinstance(times, StepTimes):
         unit, each = "hours of runs", sum(times.run_seconds(config) for config in configs) / 3600
     else:
         unit, each = "FLOPs", float(sum(config.flops for config in configs))
@@ -167,7 +178,7 @@ def _design_lines(plan: Plan, times: StepTimes | None) -> list[str]:
     return lines
 
 
-def _grid_table(plan: Plan, times: StepTimes | None) -> Table:
+def _grid_table(plan: Plan, times: StepTimes | GpuTimes | None) -> Table:
     shown = (plan.whole or plan.sweep).columns
     table = Table(box=None, pad_edge=False)
     for name in ("panel", "rule", *shown, "L", "N", "m_L", "ε", "rates", "done", "FLOPs/run", "time/run"):
@@ -178,6 +189,7 @@ def _grid_table(plan: Plan, times: StepTimes | None) -> Table:
         lines.setdefault(tuple(map(as_text, axes)), []).append(row["run_id"])
     for texts, run_ids in lines.items():
         config = plan.runs[run_ids[0]].config
+        taken = _time(plan.runs[run_ids[0]], times)
         done = sum(plan.status[run_id].state in FINISHED for run_id in run_ids)
         table.add_row(
             *texts,
@@ -185,6 +197,13 @@ def _grid_table(plan: Plan, times: StepTimes | None) -> Table:
             str(len(run_ids)),
             str(done),
             f"{config.flops:.2e}",
-            f"{times.run_seconds(config):,.1f} s" if times else "",
+            taken,
         )
     return table
+
+
+def _time(run: ResolvedRun, times: StepTimes | GpuTimes | None) -> str:
+    """Of one run, in seconds on a CPU and in hours on a GPU."""
+    if isinstance(times, GpuTimes):
+        return f"{times.run_hours(run):,.3g} h" if times.kind is not None else ""
+    return f"{times.run_seconds(run.config):,.1f} s" if times else ""

@@ -45,6 +45,8 @@ class RunStatus:
         scores: final ones of a task, by the names of `SCORES`; empty for text.
         reason: why it failed or diverged, one line.
         step_seconds: wall time spent in optimizer steps, finished runs only.
+        gpu: driver's name of the GPUs that a finished run took; empty for a CPU.
+        gpus: how many that trained it together; 0 for a CPU.
         loss: last training loss logged, nats per token.
         tokens_per_second: of the attempt under way.
         seconds_left: expected, of the attempt under way.
@@ -58,6 +60,8 @@ class RunStatus:
     scores: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     step_seconds: float = math.nan
+    gpu: str = ""
+    gpus: int = 0
     loss: float = math.nan
     tokens_per_second: float = math.nan
     seconds_left: float = math.nan
@@ -87,7 +91,7 @@ def run_status(path: Path) -> RunStatus:
 
 def finished_status(result: Mapping[str, Any]) -> RunStatus:
     """What a run's result.json says."""
-    loss = result["val_loss"]
+    loss, origin = result["val_loss"], result.get("provenance", {})
     return RunStatus(
         state=State(result["state"]),
         step=result["step"],
@@ -96,6 +100,8 @@ def finished_status(result: Mapping[str, Any]) -> RunStatus:
         scores={name: result[name] for name in SCORES if name in result},
         reason=result["reason"],
         step_seconds=result["seconds"].get("step", math.nan),  # records of earlier versions have none
+        gpu=origin.get("gpu", ""),
+        gpus=origin.get("gpus", 0),
     )
 
 

@@ -15,11 +15,13 @@ from sweeper.config.resolve import ResolvedRun
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
 from sweeper.execution.slurm.queue import run_jobs
-from sweeper.execution.slurm.resources import changes, expected_start, needed_gpu_hours, run_options
+from sweeper.execution.slurm.resources import changes, expected_start, gpu_hours, run_options, wall_hours
 from sweeper.execution.slurm.snapshot import take_snapshot
 from sweeper.execution.slurm.submission import Submission, new_submission, require_slurm, submissions, submit
 from sweeper.grid.build import Roots, compose_grid, saved_plan
-from sweeper.grid.plan import GPU_NAME, Plan, print_plan
+from sweeper.grid.gpu_times import GpuTimes
+from sweeper.grid.plan import Plan, gpu_times, print_plan
+from sweeper.hardware import GPUS
 from sweeper.records.lock import Guard
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, run_status
@@ -52,14 +54,14 @@ def launch_slurm(
     plan = _with_queue(grid.plan, options, grid.roots)
     own = run_options(plan, options)
     _check_shares(plan, own)
-    print_plan(plan, None, 1, console)
-    todo = [plan.runs[run_id] for run_id in plan.to_run]
-    _print_all_jobs(plan, own, console, with_start=plan_only)
+    times = gpu_times(plan, options.gpu)
+    print_plan(plan, times, 1, console)
+    _print_all_jobs(plan, own, times, console, with_start=plan_only)
     if plan_only:
         grid.say_what_is_missing(console)
         return
-    if todo:
-        _confirm(todo, options, console)
+    if own:
+        _confirm(plan, own, options, times, console)
     with _submitting(grid.roots):
         plan = replace(grid, plan=_with_queue(plan, options, grid.roots)).write()
         _submit(plan, options, grid.roots, max_array_size, console)
@@ -123,19 +125,21 @@ def _check_shares(plan: Plan, own: Mapping[str, SlurmOptions]) -> None:
             raise UserError("hydra.launcher.gpus_per_node=0, but execution.device=cuda; ask for at least one GPU")
 
 
-def _print_all_jobs(plan: Plan, own: Mapping[str, SlurmOptions], console: Console, *, with_start: bool) -> None:
+def _print_all_jobs(
+    plan: Plan, own: Mapping[str, SlurmOptions], times: GpuTimes | None, console: Console, *, with_start: bool
+) -> None:
     """A line or two for the jobs of each kind, and when SLURM expects to start them."""
     kinds: dict[str, list[str]] = {}
     for run_id, options in own.items():
         kinds.setdefault(repr(options), []).append(run_id)
     for run_ids in kinds.values():
         options = own[run_ids[0]]
-        jobs = _print_jobs([plan.runs[run_id] for run_id in run_ids], options, console)
+        jobs = _print_jobs([plan.runs[run_id] for run_id in run_ids], options, times, console)
         if with_start and (start := expected_start(options, jobs)) is not None:
             console.print(f"expected start of the first: {start} (sbatch --test-only)", highlight=False)
 
 
-def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> int:
+def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, times: GpuTimes | None, console: Console) -> int:
     """Print what jobs these runs take. Returns how many."""
     elements = math.ceil(len(todo) / options.pack)
     gpus = options.nodes * options.gpus_per_node
@@ -145,22 +149,26 @@ def _print_jobs(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Con
         elements = min(elements, options.jobs)
         packed = f", which claim the {len(todo)} runs{packed.replace('runs in each', 'at once in each')}"
     console.print(f"jobs: {elements} of {shape}{packed}; time limit {options.minutes / 60:g} hours", highlight=False)
-    longest = max(map(needed_gpu_hours, todo))
-    if longest:
-        wall = longest * options.pack / gpus
+    wall = max(wall_hours(options, run, times) for run in todo)
+    if wall > 0:
         limits = wall / (options.minutes / 60 - options.warning_seconds / 3600)
         fits = "fits" if limits <= 1 else f"resumes by itself in about {math.ceil(limits)} jobs"
         console.print(
-            f"longest job: about {wall:,.3g} hours on {gpus} {GPU_NAME} against that limit: {fits}", highlight=False
+            f"longest job: about {wall:,.3g} hours on {gpus} {options.gpu} against that limit: {fits}", highlight=False
         )
     return elements
 
 
-def _confirm(todo: Sequence[ResolvedRun], options: SlurmOptions, console: Console) -> None:
-    hours = sum(map(needed_gpu_hours, todo))
+def _confirm(
+    plan: Plan, own: Mapping[str, SlurmOptions], options: SlurmOptions, times: GpuTimes | None, console: Console
+) -> None:
+    hours = math.fsum(gpu_hours(of_run, plan.runs[run_id], times) for run_id, of_run in own.items())
     if options.yes or hours <= options.max_gpu_hours:
         return
     above = f"{hours:,.0f} GPU-hours are above hydra.launcher.max_gpu_hours={options.max_gpu_hours:g}"
+    if math.isnan(hours):
+        known = ", ".join(GPUS)
+        above = f"the cost on hydra.launcher.gpu={options.gpu} is unknown, as no rates are known but of {known}"
     if not sys.stdin.isatty():
         raise UserError(f"{above}; hydra.launcher.yes=true submits without asking")
     if console.input(f"{above}. Submit? \\[y/N] ").strip().lower() not in ("y", "yes"):

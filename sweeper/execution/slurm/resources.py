@@ -12,7 +12,8 @@ from typing import Any
 
 from sweeper.config.resolve import ResolvedRun
 from sweeper.execution.slurm.options import SlurmOptions
-from sweeper.grid.plan import Plan, gpu_hours
+from sweeper.grid.gpu_times import GpuTimes
+from sweeper.grid.plan import Plan, gpu_times
 
 # A GPU may be slower than the plan expects, and a job has to start, compile and validate.
 TIME_FACTOR, EXTRA_MINUTES = 1.5, 30
@@ -30,36 +31,46 @@ def run_options(plan: Plan, options: SlurmOptions) -> dict[str, SlurmOptions]:
         panels.setdefault(cell["run_id"], set()).add(str(cell["panel"]))
     plain = {**options.to_dict(), "panels": {}}
     by_panel = {name: SlurmOptions.from_dict({**plain, **changes}) for name, changes in options.panels.items()}
+    times = gpu_times(plan, options.gpu)
     chosen = {}
     for run_id in plan.to_run:
         own = next((of for name, of in by_panel.items() if name in panels.get(run_id, ())), options)
-        chosen[run_id] = fitted(own, plan.runs[run_id]) if own.fit else own
+        chosen[run_id] = fitted(own, plan.runs[run_id], times) if own.fit else own
     return chosen
 
 
-def needed_gpu_hours(run: ResolvedRun) -> float:
-    """Hours of one GPU that a run is expected to take; 0 if it uses none."""
-    return gpu_hours(run.config) if run.execution.device == "cuda" else 0.0
+def wall_hours(options: SlurmOptions, run: ResolvedRun, times: GpuTimes | None) -> float:
+    """Of the job of a run. 0 if it uses no GPU, NaN if its cost is unknown."""
+    if times is None or not options.gpus_per_node:
+        return 0.0
+    if options.pack > 1:  # each in one process, on the GPUs in turn
+        return times.run_hours(run) * options.pack / options.gpus_per_node
+    return times.run_hours(run, options.ranks)
 
 
-def fitted(options: SlurmOptions, run: ResolvedRun) -> SlurmOptions:
+def gpu_hours(options: SlurmOptions, run: ResolvedRun, times: GpuTimes | None) -> float:
+    """What a run is charged: its job's wall time on all GPUs, shared with the runs packed beside it."""
+    return wall_hours(options, run, times) * options.nodes * options.gpus_per_node / options.pack
+
+
+def fitted(options: SlurmOptions, run: ResolvedRun, times: GpuTimes | None) -> SlurmOptions:
     """The fewest GPUs with which a run ends within the time limit, and the time limit that it then needs.
 
     The options are the most that it gets. A run of unknown cost gets all of it.
     """
-    hours = needed_gpu_hours(run)
-    if not hours or not options.gpus_per_node:
+    if not wall_hours(options, run, times) > 0:
         return options
     shapes = [(options.nodes, options.gpus_per_node)]
     if options.pack == 1:
         fewer = [count for count in range(1, options.gpus_per_node) if options.gpus_per_node % count == 0]
         shapes = [*product([1], [*fewer, options.gpus_per_node]), *shapes]
     for nodes, gpus in shapes:
-        minutes = TIME_FACTOR * 60 * hours * options.pack / (nodes * gpus) + EXTRA_MINUTES
+        own = replace(options, nodes=nodes, gpus_per_node=gpus)
+        minutes = TIME_FACTOR * 60 * wall_hours(own, run, times) + EXTRA_MINUTES
         minutes = max(minutes, 2 * options.warning_seconds / 60)
         rounded = SHORTEST_MINUTES * 2 ** max(0, math.ceil(math.log2(minutes / SHORTEST_MINUTES)))
         if minutes <= options.minutes and run.config.n_parallel % (nodes * gpus) == 0:
-            return replace(options, nodes=nodes, gpus_per_node=gpus, time=min(rounded, options.minutes))
+            return replace(own, time=min(rounded, options.minutes))
     return options
 
 

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig
 
 from sweeper.config.checks import check_axis, check_composed, panel_name, plugin_options
 from sweeper.config.register import CONFIG_DIR
-from sweeper.config.rules import Rule, at_least, at_most
+from sweeper.config.rules import Line, Rule, at_least, at_most
 from sweeper.errors import UserError
 from sweeper.execution.slurm.options import SlurmOptions
 
@@ -39,6 +39,7 @@ class LocalNode:
 
     _target_: str = MISSING
     workers: Workers | None = None
+    gpu: Line | None = None
     plan_only: bool = MISSING
 
 
@@ -92,7 +93,14 @@ class LocalLauncher(GridLauncher):
         from sweeper.execution.local import launch_local
 
         options: LocalNode = plugin_options(self._config, "launcher")
-        launch_local(self._context, self._config, job_overrides, workers=options.workers, plan_only=options.plan_only)
+        launch_local(
+            self._context,
+            self._config,
+            job_overrides,
+            workers=options.workers,
+            gpu=options.gpu,
+            plan_only=options.plan_only,
+        )
         return []
 
 

@@ -1,5 +1,6 @@
 """Options of the job of each run, follow-up jobs, and what sbatch says about their start."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,8 @@ import pytest
 
 from sweeper.config.resolve import ResolvedRun
 from sweeper.errors import UserError
-from sweeper.execution.slurm import resources
 from sweeper.execution.slurm.options import SlurmOptions
-from sweeper.execution.slurm.resources import changes, fitted, run_options, said_about_start
+from sweeper.execution.slurm.resources import changes, fitted, gpu_hours, run_options, said_about_start
 from sweeper.execution.slurm.submission import JobArray, Submission, new_submission, submit
 from sweeper.grid.plan import Plan
 from sweeper.records.status import RunStatus, State
@@ -22,9 +22,18 @@ from .test_slurm_parts import LEAST
 MOST = SlurmOptions.from_dict({**LEAST, "fit": True, "nodes": 2, "gpus_per_node": 4, "time": "24:00:00"})
 
 
-def run_of(hours: float, monkeypatch: pytest.MonkeyPatch, n_parallel: int = 64) -> ResolvedRun:
+class Times:
+    """Of runs that GPUs share without loss."""
+
+    def run_hours(self, run: Any, gpus: int = 1) -> float:
+        return float(run.config.hours) / gpus
+
+
+TIMES: Any = Times()
+
+
+def run_of(hours: float, n_parallel: int = 64) -> ResolvedRun:
     """A run that would take some hours on one GPU."""
-    monkeypatch.setattr(resources, "gpu_hours", lambda config: config.hours)
     config: Any = SimpleNamespace(hours=hours, n_parallel=n_parallel, flops=hours)
     execution: Any = SimpleNamespace(device="cuda")
     return ResolvedRun(config, execution, {})
@@ -44,21 +53,29 @@ def run_of(hours: float, monkeypatch: pytest.MonkeyPatch, n_parallel: int = 64) 
     ],
 )
 def test_a_job_asks_for_the_fewest_gpus_and_the_time_that_its_run_needs(
-    hours: float, nodes: int, gpus: int, limit: float, monkeypatch: pytest.MonkeyPatch
+    hours: float, nodes: int, gpus: int, limit: float
 ) -> None:
-    own = fitted(MOST, run_of(hours, monkeypatch))
+    own = fitted(MOST, run_of(hours), TIMES)
     assert (own.nodes, own.gpus_per_node, own.minutes / 60) == (nodes, gpus, limit)
 
 
-def test_gpus_divide_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_divide_the_batch() -> None:
     three = replace(MOST, nodes=1, gpus_per_node=6)
-    assert fitted(three, run_of(20, monkeypatch, n_parallel=9)).gpus_per_node == 3
+    assert fitted(three, run_of(20, n_parallel=9), TIMES).gpus_per_node == 3
 
 
-def test_packed_runs_keep_their_gpus_and_a_run_of_unknown_cost_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_runs_keep_their_gpus_and_a_run_of_unknown_cost_gets_all() -> None:
     packed = replace(MOST, nodes=1, pack=8)
-    assert changes(packed, fitted(packed, run_of(1, monkeypatch))) == {"time": 240}
-    assert fitted(MOST, run_of(0, monkeypatch)) == MOST
+    assert changes(packed, fitted(packed, run_of(1), TIMES)) == {"time": 240}
+    for unknown in (0, math.nan):
+        assert fitted(MOST, run_of(unknown), TIMES) == MOST
+    assert fitted(MOST, run_of(1), None) == MOST
+
+
+def test_all_gpus_of_a_job_are_charged_and_packed_runs_share_them() -> None:
+    assert gpu_hours(replace(MOST, nodes=2, gpus_per_node=4), run_of(8), TIMES) == 8
+    assert gpu_hours(replace(MOST, nodes=1, gpus_per_node=4, pack=8), run_of(8), TIMES) == 8
+    assert gpu_hours(replace(MOST, gpus_per_node=0), run_of(8), TIMES) == 0
 
 
 def plan(runs: dict[str, ResolvedRun], panels: dict[str, str]) -> Plan:
@@ -67,9 +84,9 @@ def plan(runs: dict[str, ResolvedRun], panels: dict[str, str]) -> Plan:
     return Plan(Sweep("s", "lr_transfer", "paper", cells), runs, status)
 
 
-def test_the_options_of_a_panel_are_those_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_a_panel_are_those_of_its_runs() -> None:
     options = SlurmOptions.from_dict({**LEAST, "panels": {"d": {"gpus_per_node": 4, "time": "2-00"}}})
-    run = run_of(1, monkeypatch)
+    run = run_of(1)
     own = run_options(plan({"x": run, "y": run}, {"x": "a", "y": "d"}), options)
     assert own["x"] == options
     assert changes(options, own["y"]) == {"gpus_per_node": 4, "time": "2-00"}
@@ -84,9 +101,7 @@ def test_the_options_of_a_panel_are_those_of_its_runs(monkeypatch: pytest.Monkey
         ({"jobs": 4, "fit": True}, "hydra.launcher.jobs=4 with fit"),
     ],
 )
-def test_a_wrong_option_of_a_panel_is_named(
-    values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_option_of_a_panel_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_options(plan({}, {}), SlurmOptions.from_dict({**LEAST, **values}))
 

@@ -84,3 +84,5 @@ def test_step_times_are_learned_from_finished_runs_of_two_depths(literal_run, ex
     assert (learned.base, learned.per_block) == (pytest.approx(0.5), pytest.approx(0.5))
     assert learned_step_times(plan(literal_run, execution, shapes, {0: finished(10)})) is None
     assert learned_step_times(plan(literal_run, execution, shapes)) is None
+    on_gpu = {0: finished(10), 1: replace(finished(15), gpu="NVIDIA H100 80GB HBM3", gpus=1)}
+    assert learned_step_times(plan(literal_run, execution, shapes, on_gpu)) is None

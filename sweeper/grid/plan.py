@@ -149,9 +149,13 @@ def _gpu_lines(times: GpuTimes, todo: Sequence[ResolvedRun]) -> list[str]:
     longest = max(map(times.run_hours, todo))
     shares = ", ".join(f"{share:.0%} ({name})" for name, share in times.utilisation(todo).items())
     return [
-        f"GPU time: {times.hours(todo):,.3g} {times.name}-hours (longest run {longest:,.3g}), {times.origin}",
+        f"GPU time: {_amount(times.hours(todo))} {times.name}-hours (longest run {_amount(longest)}), {times.origin}",
         f"utilisation of {times.name}: {shares}",
     ]
+
+
+def _amount(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _design_lines(plan: Plan, times: StepTimes | GpuTimes | None) -> list[str]:
@@ -166,11 +170,12 @@ def _design_lines(plan: Plan, times: StepTimes | GpuTimes | None) -> list[str]:
         unit, each = "hours of runs", sum(times.run_seconds(config) for config in configs) / 3600
     else:
         unit, each = "FLOPs", float(sum(config.flops for config in configs))
-    designs = ", ".join(f"{name} ({rates} rates) {rates * each:,.3g}" for name, rates in plan.designs.items())
+    of = "{:.3g}".format if unit == "FLOPs" else _amount
+    designs = ", ".join(f"{name} ({rates} rates) {of(rates * each)}" for name, rates in plan.designs.items())
     low, high = RUNS_TO_VERDICT
     lines = [
-        f"cost in {unit} with one seed: {designs}; until the claims are decided some {low * each:,.3g} to "
-        f"{high * each:,.3g} ({low} to {high} runs a curve)"
+        f"cost in {unit} with one seed: {designs}; until the claims are decided some {of(low * each)} to "
+        f"{of(high * each)} ({low} to {high} runs a curve)"
     ]
     if len({run.axes["seed"] for run in plan.runs.values()}) == 1:
         why = "one seed has no interval, so no claim is decided on this grid"

@@ -30,7 +30,7 @@ UNCOMPILED = 3.0
 # FLOPs of attention's passes as a share of 6 T d: two products forward, and five backward, which scores again.
 ATTENTION_FORWARD, ATTENTION_BACKWARD = 1 / 3, 5 / 6
 CAST_BYTES = 30.0  # a weight: to bf16 forward and backward, and its gradient to fp32 and added, in each application
-SUM_BYTES = 10.0  # a weight: its bf16 gradient added in fp32, in each application
+SUM_BYTES = 18.0  # a weight: its bf16 gradient to fp32, and added, in each application
 MASTER_BYTES = 6.0  # a weight: its bf16 copy once a step
 OPTIMIZER_BYTES = 40.0  # a weight: its norm, and AdamW with two moments
 NEWTON_SCHULZ = 30.0  # FLOPs of Muon for a weight of a matrix and each of its rows: five steps of three products
@@ -68,7 +68,10 @@ class Settings:
         compiled: the blocks are.
         loss: of the head.
         bf16_weights: weights are cast once a step, not in every application of a block.
-        embedding_passes: over the gradient of the embedding in fp32, in each micro-batch.
+        sum_bytes: moved for each weight to add up its gradient then, in each application.
+        embedding_passes: over the gradient of the embedding in fp32, in each micro-batch. Casting the head takes 1.5,
+            scaling its gradient 2, making that of the lookup 1, adding both 3, adding them up 3. The first chunk reads
+            1 less.
         attention: its implementation, one of `Gpu.attention`; None for what PyTorch chooses.
         gpus: that train the run together.
     """
@@ -78,7 +81,8 @@ class Settings:
     compiled: bool = True
     loss: Loss = FUSED_LOSS
     bf16_weights: bool = True
-    embedding_passes: float = 9.0
+    sum_bytes: float = SUM_BYTES
+    embedding_passes: float = 9.5
     attention: str | None = None
     gpus: int = 1
 
@@ -149,7 +153,7 @@ def step_time(run: ModelRun, gpu: Gpu, settings: Settings) -> StepTime:
         tokens * width * count * (1.0 if settings.compiled else UNCOMPILED) / gpu.bandwidth
         for count in elementwise_bytes(run)
     )
-    cast_bytes = (SUM_BYTES if settings.bf16_weights else CAST_BYTES) if run.uses_bf16 else 12.0
+    cast_bytes = (settings.sum_bytes if settings.bf16_weights else CAST_BYTES) if run.uses_bf16 else 12.0
     of_head = float(shape.vocab_size * shape.d_model)
     loss, chunks = settings.loss, tokens / min(settings.loss.rows, micro_tokens)
     once = MASTER_BYTES * shape.n_params if settings.bf16_weights and run.uses_bf16 else 0.0

@@ -5,7 +5,8 @@ softmax. Here each chunk of tokens is scored and turned into its gradient in pla
 memory is one chunk of logits and the head's gradient.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +20,48 @@ CACHED_LOGITS = 2**21  # that a CPU takes through the softmax at once: 8 MiB, an
 ROWS_AT_ONCE = 2**12  # of the head, whose products oneDNN returns before they are put where they belong
 
 
+class HeadPasses(NamedTuple):
+    """How chunks of logits are taken, which differs between devices. The mathematics does not.
+
+    Attributes:
+        n_chunks: number of chunks, of (tokens, vocab_size).
+        to_gradient_: as `to_gradient_`.
+        add_product_: as `add_product_`.
+    """
+
+    n_chunks: Callable[[int, int], int]
+    to_gradient_: Callable[[Tensor, Tensor, float, float | None], Tensor]
+    add_product_: Callable[..., None]
+
+
 class _HeadCrossEntropy(torch.autograd.Function):
     """Mean negative log-likelihood of `targets` under softmax(hidden · weightᵀ), whose logits may be capped."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, cap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        cap: float | None,
+        passes: HeadPasses,
     ) -> Tensor:
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_grad else None
         grad_head = torch.empty_like(weight) if needs_grad else None
-        n_chunks = -(-targets.numel() * weight.shape[0] // CHUNK_LOGITS)
+        n_chunks = passes.n_chunks(len(targets), len(weight))
         logits_of_chunk = hidden.new_empty(-(-len(hidden) // n_chunks), len(weight), dtype=dtype)
         start = 0
         for h, t in zip(hidden.to(dtype).chunk(n_chunks), targets.chunk(n_chunks), strict=True):  # (C, D), (C,)
             logits = logits_of_chunk[: len(h)]
             _product_(logits, h, head)
-            loss += _to_gradient_(logits, t, 1 / len(targets), cap)
+            loss += passes.to_gradient_(logits, t, 1 / len(targets), cap)
             if grad_hidden is not None and grad_head is not None:
                 grad_hidden[start : start + len(h)] = mm(logits, head)
-                _add_product_(grad_head, logits.T, h, first=start == 0)
+                passes.add_product_(grad_head, logits.T, h, first=start == 0)
             start += len(h)
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_head)
@@ -51,11 +72,16 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         if torch._C._autograd._get_current_graph_task_keep_graph():  # they may be asked for again
-            return grad_hidden * grad, grad_head * grad, None, None, None
-        return grad_hidden.mul_(grad), grad_head.mul_(grad), None, None, None
+            return grad_hidden * grad, grad_head * grad, None, None, None, None
+        return grad_hidden.mul_(grad), grad_head.mul_(grad), None, None, None, None
 
 
-def _to_gradient_(logits: Tensor, targets: Tensor, scale: float, cap: float | None) -> Tensor:
+def n_chunks(tokens: int, vocab_size: int) -> int:
+    """Chunks of at most `CHUNK_LOGITS` logits each."""
+    return -(-tokens * vocab_size // CHUNK_LOGITS)
+
+
+def to_gradient_(logits: Tensor, targets: Tensor, scale: float, cap: float | None) -> Tensor:
     """Replace logits (C, V) by the gradient of `scale` times their summed loss; that loss, in fp32."""
     rows = len(logits)
     if logits.device.type == "cpu" or cap is not None:  # a cap has its slope beside the logits
@@ -91,7 +117,7 @@ def _product_(out: Tensor, h: Tensor, head: Tensor) -> None:
         torch.mm(h, head.T, out=out)
 
 
-def _add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+def add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
     """total (V, D) += a (V, C) · b (C, D); as the first, it replaces what was there."""
     by_parts = prefers_onednn(a)
     if total.dtype == a.dtype and not by_parts:
@@ -106,12 +132,17 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
             part += product
 
 
+PASSES = HeadPasses(n_chunks, to_gradient_, add_product_)
+
+
 def capped(logits: Tensor, cap: float | None) -> Tensor:
     """cap · tanh(logits / cap) in fp32, of logits (…, V); without a cap the logits."""
     return logits if cap is None else cap * torch.tanh(logits.float() / cap)
 
 
-def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+def head_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, passes: HeadPasses = PASSES
+) -> Tensor:
     """Mean next-token loss in nats, without ever holding all logits.
 
     Products run in the autocast type where autocast is on; softmax and loss are fp32.
@@ -121,14 +152,15 @@ def head_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, cap: flo
         weight: (vocab_size, d_model), the head.
         targets: (tokens,) token ids.
         cap: of the logits, see `capped`; None for none.
+        passes: how chunks are taken; `model.gpu.head` has others.
 
     Returns:
         A scalar, differentiable once in `hidden` and `weight`.
     """
-    device = hidden.device.type
+    device = "cpu" if hidden.is_meta else hidden.device.type  # autocast does not know tensors without memory
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, dtype, cap)  # type: ignore[no-untyped-call]
+        loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, dtype, cap, passes)  # type: ignore[no-untyped-call]
     return loss
 
 

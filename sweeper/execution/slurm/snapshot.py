@@ -17,7 +17,8 @@ def take_snapshot(directory: Path) -> Path:
     The copy includes uncommitted and untracked files. The snapshot records the commit and a hash of the difference from
     it, which become part of every run's result. The same code gives the same snapshot.
     """
-    files = sorted(path for package in PACKAGES for path in (CODE_ROOT / package).rglob("*.py"))
+    found = (path for package in PACKAGES for path in (CODE_ROOT / package).rglob("*.*"))
+    files = sorted(path for path in found if path.suffix in (".py", ".json"))
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(CODE_ROOT)}\n".encode() + path.read_bytes())

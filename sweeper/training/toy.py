@@ -7,7 +7,7 @@ from sweeper.records.metrics import MetricsFile
 from sweeper.run.progress import Progress
 from sweeper.run.spec import TheoryConfig
 from sweeper.training.attempt import Attempt
-from sweeper.training.trainer import Stopwatch, outcome
+from sweeper.training.measures import Stopwatch, outcome
 
 
 def run_theory(attempt: Attempt[TheoryConfig]) -> dict[str, Any] | None:

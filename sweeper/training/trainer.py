@@ -3,9 +3,8 @@
 import logging
 import math
 import os
-import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from sweeper.training.batch import as_batch, blank_rows, scored_targets
 from sweeper.training.blow_up import BlowUp
 from sweeper.training.diagnostics import StepLines, StreamNorms, loops_at_test_time, unigram_entropy
 from sweeper.training.distributed import ALONE, Ranks
+from sweeper.training.measures import outcome
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
 from sweeper.training.setup import initialized, prepare_device
 
@@ -45,31 +45,6 @@ def run_training(attempt: Attempt[RunConfig]) -> dict[str, Any] | None:
     outcome = trainer.run(attempt.stop, attempt.report)
     ranks.leave()
     return outcome
-
-
-class Stopwatch:
-    """Seconds since its creation, as `outcome` takes them, for runs that are one step after another and no more."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def seconds(self) -> dict[str, float]:
-        """Wall time as `step`, processor time as `cpu`."""
-        return {"step": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu}
-
-
-def outcome(state: str, reason: str, step: int, steps: int, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The measured part of a result that runs of every kind have. `seconds`: wall time by what it went into, and all
-    of the processor time as `cpu`."""
-    return {
-        "state": state,
-        "reason": reason,
-        "val_loss": None,
-        "step": step,
-        "steps": steps,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
 
 
 class Trainer:

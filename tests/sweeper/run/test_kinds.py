@@ -31,7 +31,7 @@ from sweeper.run.progress import Progress
 from sweeper.run.spec import KINDS, RunKind, run_from_dict
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
-from sweeper.training.trainer import Stopwatch, outcome
+from sweeper.training.measures import Stopwatch, outcome
 
 
 @dataclass(frozen=True)

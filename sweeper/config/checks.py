@@ -131,6 +131,12 @@ def check_run(tree: Config) -> None:
             f"validation.tokens={tokens} is not a whole number of sequences of batch.seq_len={seq_len}; "
             f"the nearest is {nearest}"
         )
+    if kind.has_val_loss and tree.execution.device == "cuda" and tokens // seq_len % micro_batch:
+        raise UserError(
+            f"validation.tokens={tokens} is {tokens // seq_len} sequences, not a multiple of "
+            f"execution.micro_batch={micro_batch}, so that a GPU would compile twice; use validation.tokens="
+            f"{max(1, round(tokens / seq_len / micro_batch)) * micro_batch * seq_len}"
+        )
 
 
 def check_residual_scale(epsilon: float) -> None:

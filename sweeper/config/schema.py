@@ -187,7 +187,8 @@ class ExecutionSection:
     """How runs are executed. Nothing here changes what a run is.
 
     Activations are recomputed where a run would otherwise need more than `memory_gib`; `recompute` overrides that. On a
-    GPU `micro_batch` is an upper limit: a smaller one that fits comes before recomputation.
+    GPU `micro_batch` is an upper limit: a smaller one that fits comes before recomputation. Keys with a default are for
+    GPUs, see `sweeper.run.execution.Execution`.
     """
 
     device: Annotated[str, one_of(("cpu", "cuda"))] = MISSING
@@ -198,6 +199,10 @@ class ExecutionSection:
     threads: Threads = MISSING
     log_every: Count = MISSING
     checkpoint_every: Count = MISSING
+    probe_memory: bool = True
+    flat_gradients: bool = True
+    allow_uncompiled: bool = False
+    deterministic: bool = False
 
 
 @dataclass

@@ -33,6 +33,9 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(2**26),
     "THP_MEM_ALLOC_ENABLE": "1",
 }
+# Of processes that train on a GPU: memory without gaps, and a workspace of cuBLAS with which its sums are the same
+# each time (`execution.deterministic`), of the size that it has on an H100 anyway.
+ON_GPU = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -146,8 +149,10 @@ class WorkerPool:
 
     def _spawn(self, slot: int) -> None:
         environment = worker_environment(self.threads)
-        if self.gpus and (names := visible_gpus()):
-            environment["CUDA_VISIBLE_DEVICES"] = names[(self.first_gpu + slot) % len(names)]
+        if self.gpus:
+            environment = {**ON_GPU, **environment}
+            if names := visible_gpus():
+                environment["CUDA_VISIBLE_DEVICES"] = names[(self.first_gpu + slot) % len(names)]
         process = subprocess.Popen(
             [sys.executable, "-m", "sweeper.execution.worker", str(self.data)],
             stdin=subprocess.PIPE,

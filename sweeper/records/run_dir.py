@@ -3,6 +3,7 @@
 config.yaml      frozen at submission; the worker never composes again
 metrics.jsonl    one line per logged step, flushed
 readouts.json    what the finished model's residual stream does, where the run reads it out
+execution.json   micro-batch and recomputation on a GPU, so that a resumed run sums in the same order
 checkpoint/      atomic, verified, the last two
 failure.json     why the run failed, if it did
 attempts.json    failures since the last checkpoint, on a cluster

@@ -45,6 +45,10 @@ class Execution:
         checkpoint_every: steps between checkpoints.
         tracking: where it is mirrored to.
         recompute_layers: layers that are recomputed together; None for a loop step.
+        probe_memory: on a GPU, try a step before the first one, and a smaller micro-batch if memory runs out.
+        flat_gradients: on a GPU or several, keep gradients in one buffer.
+        allow_uncompiled: on a GPU, train at half speed where the block cannot be compiled; otherwise that is an error.
+        deterministic: on a GPU, use only operations that repeat bit for bit.
     """
 
     device: str
@@ -57,6 +61,10 @@ class Execution:
     checkpoint_every: int
     tracking: Tracking = field(default_factory=Tracking)
     recompute_layers: int | None = None
+    probe_memory: bool = True
+    flat_gradients: bool = True
+    allow_uncompiled: bool = False
+    deterministic: bool = False
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:

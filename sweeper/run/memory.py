@@ -106,23 +106,24 @@ def fit_memory(config: ModelRun, execution: Execution, memory_gib: float | None,
         if recompute is None:
             recompute = training_bytes(config, execution.micro_batch, recompute=False) > budget
         return replace(execution, recompute=recompute)
-    fits = candidates(config, execution.micro_batch, recompute)
+    fits = candidates(config, execution.micro_batch, recompute, config.n_parallel)
     fitting = (fit for fit in fits if gpu_bytes(config, fit, compiled=execution.compile) <= budget)
     return replace(execution, **vars(next(fitting, fits[-1])))
 
 
-def candidates(config: ModelRun, limit: int, recompute: bool | None = None) -> list[Fit]:
+def candidates(config: ModelRun, limit: int, recompute: bool | None, batch: int) -> list[Fit]:
     """What a step on a GPU may keep, from the fastest to the smallest.
 
     First smaller and smaller micro-batches, then one sequence that is recomputed, in the segments that take the least.
 
     Args:
         config: what is trained.
-        limit: largest micro-batch. Smaller ones are powers of two. All divide the batch.
+        limit: largest micro-batch. Smaller ones are powers of two.
         recompute: True for recomputation at every micro-batch, False for none.
+        batch: sequences that each micro-batch divides.
     """
     smaller = (2**power for power in reversed(range((limit - 1).bit_length())))
-    sizes = [size for size in (limit, *smaller) if config.n_parallel % size == 0]
+    sizes = [size for size in (limit, *smaller) if batch % size == 0]
     kept = [] if recompute else [Fit(size) for size in sizes]
     if recompute is False:
         return kept

@@ -1,7 +1,8 @@
 """The processes (ranks) that train one run together, one per GPU: their rank, rendezvous and communication.
 
 Every rank computes gradients on its own part of each batch. They are summed over the ranks once per step, after all
-micro-batches of the part. No computation could overlap with that communication, so it is a plain all-reduce.
+micro-batches of the part. No computation could overlap with that communication, so it is a plain all-reduce, of one
+buffer (`sweeper.training.gradients`).
 """
 
 import time
@@ -112,6 +113,7 @@ class RankInfo:
         """
         if self.size == 1:
             return ALONE
+        import torch
         import torch.distributed as dist
 
         port = 0 if self.rank == 0 else self._port(stop)  # 0: the system picks a free one
@@ -122,8 +124,14 @@ class RankInfo:
         rendezvous_file = Path(self.rendezvous_file)
         if self.rank == 0:
             write_json(rendezvous_file, {"port": store.port})
-        backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
+        dist.init_process_group(
+            "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
+            store=store,
+            rank=self.rank,
+            world_size=self.size,
+            timeout=TIMEOUT,
+            device_id=None if device == "cpu" else torch.device("cuda", 0),  # a worker sees one GPU
+        )
         if self.rank == 0:
             rendezvous_file.unlink()  # all have read it
         return Ranks(self.rank, self.size)

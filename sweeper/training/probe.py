@@ -14,9 +14,10 @@ from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import ProbeConfig
 from sweeper.run.stop import StopFlag
 from sweeper.training.attempt import Attempt
+from sweeper.training.device import prepare_device
 from sweeper.training.measures import Stopwatch, outcome
 from sweeper.training.readouts import stream_readouts
-from sweeper.training.setup import initialized, prepare_device
+from sweeper.training.setup import initialized
 
 
 def run_probe(attempt: Attempt[ProbeConfig]) -> dict[str, Any] | None:

@@ -60,9 +60,11 @@ class StreamReadouts:
         stream = torch.stack([h.flatten(0, 1).float() for h in states], dim=1)  # (tokens, S + 1, D)
         losses = torch.stack([self._model.token_losses(h, states[0], targets) for h in states], dim=-1)
         increments = torch.nn.functional.normalize(stream.diff(dim=1), dim=-1)
+        with torch.autocast(stream.device.type, enabled=False):  # cosines in bf16 have three digits
+            cosines = increments @ increments.mT
         self._moments["residual_norm"].add(stream.norm(dim=-1))
         self._moments["loop_loss"].add(losses if batch.scored is None else losses[batch.scored.flatten()])
-        self._moments["increment_cosine"].add(increments @ increments.mT)
+        self._moments["increment_cosine"].add(cosines)
 
     def sums(self) -> list[Tensor]:
         """Tensors to sum over processes, in place, if each process has a part of the tokens."""

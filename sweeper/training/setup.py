@@ -1,4 +1,7 @@
-"""What a run has before its first step: a device, an initialised model, its optimizer."""
+"""What a run has before its first step: an initialised model and its optimizer."""
+
+import logging
+from collections.abc import Callable
 
 import torch
 
@@ -9,19 +12,9 @@ from model.transformer import LoopedTransformer
 from sweeper.errors import UserError
 from sweeper.run.base import ModelRun
 from sweeper.run.execution import Execution
+from sweeper.training.fit import is_out_of_memory
 
-
-def prepare_device(execution: Execution, precision: str) -> torch.device:
-    """The device of this process's runs, with threads and the precision of products set.
-
-    Raises:
-        UserError: if it is missing.
-    """
-    if execution.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device=cuda but no GPU is visible; use a GPU node or execution.device=cpu")
-    torch.set_num_threads(execution.threads)
-    torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
-    return torch.device(execution.device)
+log = logging.getLogger(__name__)
 
 
 def initialized(
@@ -54,6 +47,34 @@ def initialized(
     if execution.compile:
         _compile(model, device, head=compile_head)
     return model, make_optimizer(model, config.table, config.betas)
+
+
+def compiled_by(passes: Callable[[], None], execution: Execution) -> bool:
+    """Make the first passes, which compile; whether the model is compiled then.
+
+    Where the compiler is missing or fails on a CPU the run continues uncompiled: slower, and equal up to rounding.
+
+    Raises:
+        UserError: if it fails on a GPU, where days would take twice as long, unless `execution.allow_uncompiled`.
+        torch.OutOfMemoryError: or an error with it as its cause.
+    """
+    try:
+        passes()
+        return execution.compile
+    except Exception as error:
+        if is_out_of_memory(error) or not execution.compile:
+            raise
+        reason, on_gpu = str(error).splitlines()[0], execution.device == "cuda"
+        if on_gpu and not execution.allow_uncompiled:
+            raise UserError(
+                f"execution.compile=true: the block cannot be compiled ({reason}); repair the compiler, or train at "
+                "half the speed with execution.allow_uncompiled=true"
+            ) from error
+        log.warning("cannot compile the block (%s); running it uncompiled", reason)
+    torch.compiler.set_stance("force_eager")
+    if on_gpu:
+        passes()  # they show what fits
+    return False
 
 
 def _compile(model: LoopedTransformer, device: torch.device, *, head: bool) -> None:

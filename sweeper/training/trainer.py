@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sweeper.records.checkpoint import load_checkpoint, save_checkpoint
 from sweeper.records.metrics import SCORES, WHOLE_STEPS, MetricsFile
 from sweeper.records.run_dir import RunDir
 from sweeper.run.execution import Execution
+from sweeper.run.memory import Fit
 from sweeper.run.progress import Progress, Reporter
 from sweeper.run.spec import RunConfig
 from sweeper.run.stop import StopFlag
@@ -27,11 +29,14 @@ from sweeper.training.accuracy import Examiner
 from sweeper.training.attempt import Attempt
 from sweeper.training.batch import as_batch, blank_rows, scored_targets
 from sweeper.training.blow_up import BlowUp
+from sweeper.training.device import attention_backend, how, prepare_device, used, versions
 from sweeper.training.diagnostics import StepLines, StreamNorms, loops_at_test_time, unigram_entropy
 from sweeper.training.distributed import ALONE, Ranks
+from sweeper.training.fit import FitFile, fit_on_device, ladder
+from sweeper.training.gradients import FlatGradients, Gradients
 from sweeper.training.measures import outcome
 from sweeper.training.readouts import READOUT_TOKENS, StreamReadouts
-from sweeper.training.setup import initialized, prepare_device
+from sweeper.training.setup import compiled_by, initialized
 
 REPORT_SECONDS = 0.5
 log = logging.getLogger(__name__)
@@ -82,7 +87,11 @@ class Trainer:
         self.rundir, self.config, self.execution, self.data, self.ranks = rundir, config, execution, data, ranks
         self.reads_every_loss = self.device.type == "cpu"  # on a GPU that would wait for the device in every step
         self.model, self.optimizer = initialized(config, execution, self.device, compile_head=True)
-        self._parameters = list(self.model.parameters())
+        self.on_gpu = self.device.type == "cuda"
+        self.attention = attention_backend(config.model, self.device, config.precision) if self.on_gpu else None
+        self.compiled = execution.compile
+        flat = execution.flat_gradients and (self.on_gpu or ranks.size > 1)
+        self.gradients = (FlatGradients if flat else Gradients)(self.model.parameters(), self.optimizer)
         self._lines = StepLines()
         self._blow_up = BlowUp(config, self.device) if config.stop_lost else None
         self._lost = False
@@ -103,7 +112,9 @@ class Trainer:
             The measured part of the result (state, losses, timings), or None if stopped and resumable.
         """
         self._resume()
-        if self.execution.compile:
+        if self.attention:
+            log.info("on %s: %s", torch.cuda.get_device_name(self.device), versions(self.attention))
+        if self.execution.compile or self.on_gpu:
             self.warm_up()
         with MetricsFile(self.rundir.metrics if self.ranks.is_main else Path(os.devnull)) as metrics:
             return self._loop(metrics, stop, report)
@@ -244,14 +255,13 @@ class Trainer:
             part_loss = self._loss(part, stream.observe if stream else None) * (len(part) / config.batch_sequences)
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self.ranks.sum_([loss, *gradients, *(stream.sums() if stream else ())])
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.grad_clip or math.inf)
+        self.gradients.sum_over(self.ranks, [loss, *(stream.sums() if stream else ())])
+        norm = self.gradients.clip_(config.grad_clip)
         factor = config.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.gradients.zero_()
         self.step = step
         due = due or (self.reads_every_loss and not math.isfinite(loss.item()))
         if self._blow_up is not None:
@@ -261,6 +271,8 @@ class Trainer:
             rate, of_stream = config.base_lr * factor, stream.line(config.batch_tokens) if stream else {}
             self._lines.add({"step": step, "loss": loss, "grad_norm": norm, "base_lr": rate, **of_stream})
         due = due or step % execution.validate_every == 0 or step % execution.checkpoint_every == 0
+        if due:
+            self._wait()  # here, so that the seconds of steps are all counted as such
         return self._lines.take() if due else []
 
     def _loss(self, rows: Tensor, observe: Observer | None = None) -> Tensor:
@@ -274,20 +286,45 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def warm_up(self) -> None:
-        """Compile before the first timed step, on both graphs that the loop will use.
+        """Before the first timed step compile both graphs that the loop uses, and on a GPU see what fits.
 
-        Where the compiler is missing or fails the run continues uncompiled: slower, and equal up to rounding.
+        Raises:
+            UserError: if nothing fits; and of `compiled_by`.
         """
         with self._timed("compile"):
-            rows = blank_rows(self.data, self.execution.micro_batch, self.config.seq_len)
-            try:
-                self._loss(rows).backward()  # type: ignore[no-untyped-call]
-                with torch.no_grad():
-                    self._loss(rows)
-            except Exception as error:
-                log.warning("cannot compile the block (%s); running it uncompiled", str(error).splitlines()[0])
-                torch.compiler.set_stance("force_eager")
-            self.optimizer.zero_grad()
+            if self.on_gpu and self.execution.probe_memory:
+                self.fit_memory(torch.cuda.get_device_name(self.device))
+            else:
+                self._compile_passes()
+
+    def fit_memory(self, gpu: str) -> None:
+        """Choose micro-batch and recomputation by trying; `gpu` is the device's name. Weights and state stay."""
+        config, share = self.config, self.config.batch_sequences // self.ranks.size
+        moments = config.state_bytes - 8 * config.model.n_params if self.step == 0 else 0  # later they are there
+        room = torch.empty(moments, dtype=torch.uint8, device=self.device)
+
+        def attempt(fit: Fit) -> None:
+            self.execution = replace(self.execution, **vars(fit))
+            self.model.recompute, self.model.recompute_layers = fit.recompute, fit.recompute_layers
+            self._compile_passes()
+
+        fits = ladder(config, self.execution, share)
+        file = FitFile(self.rundir.path / "execution.json")
+        fit_on_device(file, fits, attempt, gpu=gpu, resumed=self.step > 0, ranks=self.ranks)
+        del room
+
+    def _compile_passes(self) -> None:
+        rows = blank_rows(self.data, self.execution.micro_batch, self.config.seq_len)
+
+        def passes() -> None:
+            self._loss(rows).backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                self._loss(rows)
+
+        try:
+            self.compiled = compiled_by(passes, self.execution)
+        finally:
+            self.gradients.zero_()
 
     def _resume(self) -> None:
         is_main = self.ranks.is_main
@@ -329,14 +366,25 @@ class Trainer:
             "tokens": self.step * self.config.batch_tokens,
             **self.scores,
         }
+        if self.attention:
+            found["execution"] = {**how(self.execution, compiled=self.compiled), **versions(self.attention)}
+            found |= used(self.config, self.step, self.seconds["step"], self.ranks.size, self.device)
         if self.config.diagnostics:
             found["unigram_entropy"] = unigram_entropy(scored_targets(self._validation_rows()).numpy())
         return found
 
+    def _wait(self) -> None:
+        """Until the GPU has done what it was given."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
+        """Seconds of wall and processor time, a GPU's included. Steps wait for it only where they are read."""
         began, cpu = time.perf_counter(), time.process_time()
         yield
+        if name != "step":
+            self._wait()
         self.seconds[name] += time.perf_counter() - began
         self.seconds["cpu"] += time.process_time() - cpu
 

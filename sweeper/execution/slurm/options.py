@@ -26,6 +26,8 @@ OPTIONS_BY_PANEL = Rule(
     lambda panels: all(isinstance(options, dict) for options in panels.values()),
     "must be options of the launcher by panel, such as {d: {gpus_per_node: 8}}",
 )
+# Options by which each task sees its own GPU alone.
+ISOLATING = re.compile(r"--(gpus-per-task|ntasks-per-gpu|gpu-bind=(?!none)|tres-bind=gres/gpu|tres-per-task=.*gpu)")
 WarningSeconds = Annotated[int, at_least(1), at_most(65_535)]  # what sbatch takes
 
 
@@ -78,11 +80,23 @@ class SlurmOptions:
             )
         if self.jobs is not None and (self.fit or self.panels):
             raise UserError(f"hydra.launcher.jobs={self.jobs} with fit or panels: jobs that claim runs are all alike")
+        self._check_peer_access()
         if self.warning_seconds >= 60 * self.minutes:
             raise UserError(
                 f"hydra.launcher.warning_seconds={self.warning_seconds} is not below the time limit of "
                 f"{self.minutes} minutes; raise time or lower it"
             )
+
+    def _check_peer_access(self) -> None:
+        """The ranks of a run copy from GPU to GPU, which SLURM prevents if it gives each task a GPU of its own."""
+        given = [("srun_args", argument) for argument in self.srun_args]
+        given += [("extra", f"--{name.replace('_', '-')}={value}") for name, value in self.extra.items()]
+        for key, option in given:
+            if self.ranks > 1 and ISOLATING.match(option):
+                raise UserError(
+                    f"hydra.launcher.{key}: {option.lstrip('-')} hides the GPUs of a run from each other, so that its "
+                    f"{self.ranks} ranks cannot copy between them; leave it out, gpus_per_node is enough"
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[Any, Any]) -> "SlurmOptions":

@@ -96,6 +96,10 @@ CASES = {
     "increments": (["+sweep=increments", "panel=fig3b", "probe.increment_layers=5"], "probe.increment_layers=5"),
     "schedule": (["schedule.warmup=8", "schedule.decay=8"], "schedule.warmup=8 + schedule.decay=8 exceed"),
     "micro batch": (["execution.micro_batch=3"], "batch.sequences=4 is not a multiple of execution.micro_batch=3"),
+    "validation on a GPU": (
+        ["execution.device=cuda", "execution.micro_batch=4", "validation.tokens=96", "batch.seq_len=32"],
+        "validation.tokens=96 is 3 sequences, not a multiple of execution.micro_batch=4",
+    ),
     "vocabulary": (
         ["model.vocab_size=300", "data.tokenizer.vocab_size=512"],
         "model.vocab_size=300 is smaller than data.tokenizer.vocab_size=512",

@@ -91,6 +91,24 @@ def test_packed_runs_stay_on_one_node() -> None:
         SlurmOptions.from_dict({**LEAST, "pack": 2, "nodes": 2})
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"extra": {"gpus_per_task": 1}},
+        {"extra": {"gpu_bind": "single:1"}},
+        {"srun_args": ["--gpu-bind=single:1"]},
+        {"srun_args": ["--gpus-per-task=1"]},
+    ],
+)
+def test_options_that_hide_the_gpus_of_a_run_from_each_other_are_refused(given) -> None:
+    """Ranks could not copy from one to another. A run on one GPU has none to hide."""
+    [key] = given
+    with pytest.raises(UserError, match=rf"hydra\.launcher\.{key}: gpu.* hides the GPUs of a run from each other"):
+        SlurmOptions.from_dict({**LEAST, "gpus_per_node": 4, **given})
+    SlurmOptions.from_dict({**LEAST, "gpus_per_node": 1, **given})
+    SlurmOptions.from_dict({**LEAST, "gpus_per_node": 4, "srun_args": ["--gpu-bind=none"]})
+
+
 def test_any_sbatch_option_can_be_passed() -> None:
     options = SlurmOptions.from_dict({**LEAST, "extra": {"exclude": "node7"}, "partition": "gpu"})
     parameters = options.sbatch_parameters("name", Path("code"))

@@ -88,10 +88,12 @@ def test_recomputation_comes_after_the_smallest_micro_batch(paper_cell, executio
 
 
 def test_micro_batches_divide_the_batch_and_stay_below_the_limit(literal_run) -> None:
-    run = replace(literal_run, batch_sequences=24)
-    assert [fit.micro_batch for fit in candidates(run, 24, False)] == [24, 8, 4, 2, 1]
-    assert [fit.micro_batch for fit in candidates(run, 3, False)] == [3, 2, 1]
-    assert [(fit.micro_batch, fit.recompute) for fit in candidates(run, 4, True)] == [(4, True), (2, True), (1, True)]
+    def found(limit: int, recompute: bool | None, batch: int) -> list[tuple[int, bool]]:
+        return [(fit.micro_batch, fit.recompute) for fit in candidates(literal_run, limit, recompute, batch)]
+
+    assert found(24, False, 24) == [(24, False), (8, False), (4, False), (2, False), (1, False)]
+    assert found(3, None, 24) == [(3, False), (2, False), (1, False), (1, True)]
+    assert found(4, True, 6) == [(2, True), (1, True)]
 
 
 def test_on_a_cpu_the_micro_batch_is_the_configurations(literal_run, execution) -> None:

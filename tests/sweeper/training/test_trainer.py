@@ -174,6 +174,16 @@ def test_readouts_are_of_the_first_tokens_and_change_no_loss(
             assert np.array(values) == pytest.approx(reference, rel=1e-5, abs=1e-5), (name, moment)
 
 
+def test_cosines_are_of_fp32_products_under_autocast(runs, run_config, execution, run_data) -> None:
+    """An increment has cosine 1 with itself, to more digits than bf16 has."""
+    trainer = Trainer(RunDir(runs.root), replace(run_config, precision="bf16"), execution, run_data)
+    readouts = StreamReadouts(trainer.model)
+    trainer.validate(readouts)
+    cosines = np.array(readouts.to_dict()["increment_cosine"]["mean"])
+    assert np.diag(cosines) == pytest.approx(1, abs=1e-6)
+    assert cosines.tolist() == cosines.T.tolist()
+
+
 def test_readouts_of_processes_add_up(runs, run_config, execution, run_data) -> None:
     trainer = Trainer(RunDir(runs.root), run_config, execution, run_data)
     rows = torch.from_numpy(run_data.validation(32, 512))

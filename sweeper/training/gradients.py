@@ -1,0 +1,72 @@
+"""The gradients of one training step: summed over ranks, clipped and set to zero together."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from model.optimizer import Optimizer
+from sweeper.training.distributed import Ranks
+
+ALIGNMENT = 32  # numbers; a gradient starts at a multiple of it, so that kernels read 128 bytes at once
+
+
+class Gradients:
+    """Each parameter's own gradient, made anew in every step.
+
+    Args:
+        parameters: with `grad`, as the optimizer or what stands before it reads it.
+        optimizer: of these.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], optimizer: Optimizer) -> None:
+        self.parameters, self.optimizer = list(parameters), optimizer
+
+    def sum_over(self, ranks: Ranks, others: Iterable[Tensor]) -> None:
+        """Replace gradients, and `others`, by their sums over all ranks."""
+        ranks.sum_([*others, *(p.grad for p in self.parameters if p.grad is not None)])
+
+    def clip_(self, bound: float | None) -> Tensor:
+        """The norm of all gradients before they are scaled down to `bound`; None for no bound."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, bound or math.inf)
+
+    def zero_(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad()
+
+
+class FlatGradients(Gradients):
+    """Gradients as views of one fp32 buffer: one all-reduce, one norm, one kernel that sets them to zero.
+
+    Autograd adds to a gradient that is there, so the views stay. The optimizer's own `zero_grad` would drop them.
+
+    Args:
+        parameters: as above. Those that are not fp32 have `grad_dtype=torch.float32`.
+        optimizer: of these.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], optimizer: Optimizer) -> None:
+        super().__init__(parameters, optimizer)
+        sizes = [-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in self.parameters]
+        self.buffer = torch.zeros(sum(sizes), dtype=torch.float32, device=self.parameters[0].device)
+        parts = torch.split(self.buffer, sizes)
+        self._views = [part[: p.numel()].view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+        self.zero_()
+
+    def sum_over(self, ranks: Ranks, others: Iterable[Tensor]) -> None:
+        """See `Gradients.sum_over`."""
+        ranks.sum_([*others, self.buffer])
+
+    def clip_(self, bound: float | None) -> Tensor:
+        """See `Gradients.clip_`."""
+        norm: Tensor = torch.linalg.vector_norm(self.buffer)
+        if bound is not None:
+            self.buffer *= (bound / (norm + 1e-6)).clamp(max=1.0)  # as torch clips, without a wait for the device
+        return norm
+
+    def zero_(self) -> None:
+        """Set the buffer to zero, and make each gradient its part of it."""
+        self.buffer.zero_()
+        for parameter, view in zip(self.parameters, self._views, strict=True):
+            parameter.grad = view

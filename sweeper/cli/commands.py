@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class SweepCommands:
         """
         statuses = self._statuses()
         again = [run_id for run_id, status in statuses.items() if status.state in RETRIED]
-        held = sorted({status.job for status in statuses.values() if status.state is State.HELD})
+        held = {status.job: status.reason for status in statuses.values() if status.state is State.HELD}
         if not again and not held:
             states = ", ".join((*RETRIED, State.HELD))
             self.console.print(f"nothing to retry: no run of {self.sweep.name} is {states}")
@@ -115,12 +115,18 @@ class SweepCommands:
         plan = saved_plan(self.sweep, again, self.runs)
         execute_plan(plan, default_workers(plan.runs[again[0]]), roots, self.console)
 
-    def _release(self, jobs: Sequence[str]) -> None:
-        done = subprocess.run(["scontrol", "release", *jobs], capture_output=True, text=True)
-        if done.returncode:
-            said = " ".join(done.stderr.split())
-            raise UserError(f"scontrol release {' '.join(jobs)}: {said}; ask the administrators of the cluster")
-        self.console.print(f"released {len(jobs)} held jobs of {self.sweep.name}")
+    def _release(self, held: Mapping[str, str]) -> None:
+        """Jobs by id, with the reason why they are held."""
+        from sweeper.execution.slurm.gpu_check import HELD_BY_CHECK, start_anyway
+
+        depend = sorted(job for job, reason in held.items() if reason.startswith(HELD_BY_CHECK))
+        jobs, said = sorted(held.keys() - set(depend)), start_anyway(depend)
+        if jobs:
+            done = subprocess.run(["scontrol", "release", *jobs], capture_output=True, text=True)
+            said += " ".join(done.stderr.split()) if done.returncode else ""
+        if said:
+            raise UserError(f"{' '.join(sorted(held))} not released: {said}; ask the administrators of the cluster")
+        self.console.print(f"released {len(held)} held jobs of {self.sweep.name}")
 
     def cancel(self) -> None:
         """Cancel all jobs of the sweep; what they have trained stays, and `retry` resumes from there.
@@ -128,12 +134,12 @@ class SweepCommands:
         Raises:
             UserError: if the sweep never went to SLURM, or scancel fails.
         """
-        from sweeper.execution.slurm.queue import live_jobs
+        from sweeper.execution.slurm.queue import live_checks, live_jobs
 
         submitted = submissions(self.sweeps, self.sweep.name)
         if not submitted:
             raise UserError(f"{self.sweep.name} has no SLURM jobs; a local sweep stops with Ctrl-C where it runs")
-        ids = live_jobs(submitted, self.sweep.run_ids)
+        ids = [*live_jobs(submitted, self.sweep.run_ids), *live_checks(submitted)]
         if not ids:
             self.console.print(f"no job of {self.sweep.name} waits or runs")
             return

@@ -187,6 +187,8 @@ def _submit(plan: Plan, options: SlurmOptions, roots: Roots, max_array_size: int
     submission = new_submission(roots.sweeps, plan.sweep.name, todo, options, max_array_size, other)
     submission = submit(submission, code, roots.runs, roots.data)
     ids = ", ".join(array.label for array in submission.arrays)
+    if submission.check:
+        console.print(f"check of a GPU: {submission.check}; the others start if it ends well", highlight=False)
     console.print(f"submitted {len(todo)} runs as {ids}; nothing here needs to stay open", highlight=False)
     places = "".join(
         f" --{name} {path}" for name, path in (("runs", roots.runs), ("sweeps", roots.sweeps)) if path != Path(name)

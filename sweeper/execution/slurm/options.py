@@ -42,6 +42,7 @@ class SlurmOptions:
     max_gpu_hours: NotNegative = MISSING
     yes: bool = MISSING
     gpu: Line = "H100"
+    check_gpu: bool = False
     time: TimeLimit = MISSING
     nodes: Count = MISSING
     gpus_per_node: CountOrZero = MISSING

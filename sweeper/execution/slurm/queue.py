@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweeper.errors import UserError
+from sweeper.execution.slurm.gpu_check import NEVER
 from sweeper.execution.slurm.submission import JobArray, Submission
 from sweeper.records.redact import redact
 
@@ -50,8 +51,13 @@ class Job:
 
     @property
     def held(self) -> bool:
-        """Whether it waits until somebody releases it: after a failed launch, too many requeues, or on request."""
-        return self.waits and (self.state in HELD or "held" in self.reason.lower())
+        """Whether it waits for a release: after a failed launch or check, after too many requeues, or on request."""
+        return self.waits and (self.state in HELD or "held" in self.reason.lower() or self.check_failed)
+
+    @property
+    def check_failed(self) -> bool:
+        """Whether the job that it depends on has failed."""
+        return self.reason == NEVER
 
     @property
     def works(self) -> bool:
@@ -93,6 +99,16 @@ def live_jobs(submissions: Sequence[Submission], run_ids: Collection[str]) -> li
     """Ids of all jobs of the runs that are waiting or running. A run has two after a submission that crashed."""
     jobs = jobs_by_run(submissions, run_ids).values()
     return sorted({job.id for found in jobs for job in found if job.lives})
+
+
+def live_checks(submissions: Sequence[Submission]) -> list[str]:
+    """Ids of the jobs that check a GPU and are waiting or running."""
+    ids = [one.check for one in submissions if one.check is not None]
+    if not ids or shutil.which("squeue") is None:
+        return []
+    # An id that has left the queue makes squeue fail, if it is the only one.
+    command = ["squeue", "-h", f"--jobs={','.join(ids)}", "-o", "%i"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.split()
 
 
 def jobs_by_run(submissions: Sequence[Submission], run_ids: Collection[str]) -> dict[str, list[Job]]:

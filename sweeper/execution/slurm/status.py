@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sweeper.errors import UserError
+from sweeper.execution.slurm.gpu_check import HELD_BY_CHECK
 from sweeper.execution.slurm.queue import Job, run_jobs
 from sweeper.execution.slurm.submission import submissions
 from sweeper.records.status import FINISHED, RunStatus, State, run_status
@@ -84,6 +85,9 @@ def cluster_status(status: RunStatus, job: Job | None) -> RunStatus:
         status = replace(status, job=job.id)
     if job.works and not job.claiming:
         return replace(status, state=State.RUNNING, reason="starting")
+    if job.held and job.check_failed:
+        words = f"{HELD_BY_CHECK}; `loopsweep retry` trains nevertheless, `loopsweep cancel` cancels"
+        return replace(status, state=State.HELD, job=job.id, reason=words)
     if job.held:
         return replace(status, state=State.HELD, job=job.id, reason=f"{job.reason}; `loopsweep retry` releases it")
     if job.lives:

@@ -89,6 +89,7 @@ class Submission:
     created: float  # seconds since the epoch
     options: dict[str, Any]
     arrays: tuple[JobArray, ...]
+    check: str | None = None  # id of the job that checks a GPU before the others start, once it is known
 
     @property
     def queued(self) -> list[JobArray]:
@@ -108,6 +109,7 @@ class Submission:
         """Write or replace the record."""
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"created": self.created, "options": self.options, "arrays": [asdict(array) for array in self.arrays]}
+        record |= {"check": self.check} if self.check else {}
         write_json(self.path / RECORD, record)
 
     @classmethod
@@ -115,7 +117,7 @@ class Submission:
         """Read the record of the submission in directory `path`."""
         record: dict[str, Any] = json.loads((path / RECORD).read_text())
         arrays = (JobArray(**{**array, "elements": tuple(map(tuple, array["elements"]))}) for array in record["arrays"])
-        return cls(path, record["created"], record["options"], tuple(arrays))
+        return cls(path, record["created"], record["options"], tuple(arrays), record.get("check"))
 
     def jobs_by_run(self) -> Iterator[tuple[str, tuple[str, int]]]:
         """Every run with the name and array index of its job."""
@@ -220,6 +222,8 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
     from sweeper.execution.slurm.claiming import ClaimingJob
     from sweeper.execution.slurm.job import SlurmJob
 
+    if submission.options.get("check_gpu"):
+        submission = _submit_check(submission, code, runs, data)
     for number, array in enumerate(submission.arrays):
         options = SlurmOptions.from_dict({**submission.options, **array.changes})
         folders = [path.resolve() for path in (runs, data, submission.path.parents[2])]
@@ -228,9 +232,11 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
         )
         parameters = options.sbatch_parameters(array.name, code, folders)
         parameters["setup"] = stagger(min(len(array.jobs), options.array_parallelism)) + parameters["setup"]
-        if before := [f":{one.job_id}" for one in submission.queued if one.turn == array.turn - 1]:
-            extra = parameters["additional_parameters"]
-            extra["dependency"] = ",".join(filter(None, [f"afterany{''.join(before)}", extra.get("dependency")]))
+        before = "".join(f":{one.job_id}" for one in submission.queued if one.turn == array.turn - 1)
+        after_check = f"afterok:{submission.check}" if submission.check and not array.turn else ""
+        extra = parameters["additional_parameters"]
+        if known := [*filter(None, [f"afterany{before}" if before else "", after_check, extra.get("dependency")])]:
+            extra["dependency"] = ",".join(known)
         executor.update_parameters(**parameters)
         slurm_jobs = []
         for index, run_ids in enumerate(array.jobs):
@@ -249,6 +255,26 @@ def submit(submission: Submission, code: Path, runs: Path, data: Path) -> Submis
         arrays[number] = replace(array, job_id=str(jobs[0].job_id).split("_")[0])
         submission = replace(submission, arrays=tuple(arrays))
         submission.save()
+    return submission
+
+
+def _submit_check(submission: Submission, code: Path, runs: Path, data: Path) -> Submission:
+    """Submit the job that checks a GPU, and record its id."""
+    import submitit
+
+    from sweeper.execution.slurm.gpu_check import GpuCheck, options_of_check
+
+    options = options_of_check(SlurmOptions.from_dict(submission.options))
+    folders = [path.resolve() for path in (runs, data, submission.path.parents[2])]
+    jobs = (submission.path / "jobs").resolve()
+    executor = submitit.SlurmExecutor(folder=jobs, python=python_command(code, options, folders))
+    executor.update_parameters(**options.sbatch_parameters(f"{submission.name}-check", code, folders))
+    run_ids = [run_id for array in submission.arrays for element in array.elements for run_id in element]
+    ends = tuple(dict.fromkeys((run_ids[0], run_ids[-1])))
+    check = GpuCheck(str(runs.resolve()), ends, str(submission.path.resolve() / "check.json"))
+    with refusals_in_one_line(), _outside_of_arrays():
+        submission = replace(submission, check=str(executor.submit(check.run).job_id))
+    submission.save()
     return submission
 
 

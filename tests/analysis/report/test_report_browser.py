@@ -1,8 +1,10 @@
 """The report in a real browser, headless Chromium: quiet, alone, readable on a phone, usable from the keyboard."""
 
+import json
 import math
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from analysis.figures import FIGURES
 from analysis.report.page import main
 
 WIDTHS = (390, 1440)
+ORIGIN = {"processor": ["a CPU", "another"], "commit": ["0123456789abcdef", "fedcba9876543210"], "command": "make"}
+VALUES = {"batch.sequences": 16, "batch.seq_len": 64, "data": "a08aab48764044ab"}
 PAPER, QUICK = ("lr_transfer",), ("init_probe", "increments", "theory", "exponent", "architectures")  # by preset
 
 
@@ -36,12 +40,23 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def stored(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stored results of every experiment, with one loss that is far above the others of Figure 5."""
+    """Stored results of every experiment, with their origin. Figure 5 has two seeds and one loss far above all."""
     folder = shutil.copytree(results, tmp_path_factory.mktemp("stored") / "all")
     cells = pd.read_parquet(folder / "cells.parquet")
     outlier = (cells["experiment"] == "lr_transfer") & (cells["panel"] == "a") & (cells["base_lr"] == 5e-4)
     cells.loc[outlier & (cells["n_loops"] == 8), "val_loss"] = 6.5
+    again = cells[cells["experiment"] == "lr_transfer"]
+    draw = np.random.default_rng(0)
+    noise = {run_id: draw.normal(0.0, 0.01) for run_id in again["run_id"].unique()}  # N = 1 is in two panels
+    losses = again["val_loss"] + again["run_id"].map(noise)
+    again = again.assign(seed=1, run_id=again["run_id"] + "-again", val_loss=losses)
+    cells = pd.concat([cells, again], ignore_index=True)
     cells.to_parquet(folder / "cells.parquet")
+    origins = {
+        sweep: {**ORIGIN, "values": VALUES, "run_hours": 3.0, "finished": 3 * place}
+        for place, sweep in enumerate(cells["sweep"].unique(), 1)
+    }
+    (folder / "provenance.json").write_text(json.dumps(origins))
     return folder
 
 
@@ -133,14 +148,34 @@ SCREEN_POINTS = """plot => {
   const { curves, runs } = JSON.parse(plot.querySelector('script').textContent);
   return curves.flatMap(curve => curve.points.map(([x, y, value, low, high, numbers]) => {
     const at = new DOMPoint(x, y).matrixTransform(matrix);
-    return [at.x, at.y, curve.value ? value : null, numbers.map(number => runs[number])];
+    return [at.x, at.y, curve.value ? [value, low, high] : null, numbers.map(number => runs[number])];
   }));
 }"""
 
 
-def test_forty_points_under_the_pointer_read_as_in_the_parquet(page: Any, stored: Path) -> None:
+def read(pattern: str, text: str) -> float:
+    """The number at the group of a pattern that `text` contains."""
+    found = re.search(pattern, text)
+    assert found, f"{pattern} in {text}"
+    return float(found[1].replace(",", ""))
+
+
+def check_run(row: str, cell: "pd.Series[Any]", mean_hours: float) -> None:
+    """The text of a run has its record's values; its hours are the sweep's mean if it has none."""
+    loss = f"loss {cell['val_loss']:.4f}" if np.isfinite(cell["val_loss"]) else "no loss"
+    for shown in (f"seed {cell['seed']}", cell["state"], loss, f"step {cell['step']} of {cell['steps']}"):
+        assert str(shown) in row
+    assert read(r"([\d,]+) tokens", row) == cell["steps"] * VALUES["batch.sequences"] * VALUES["batch.seq_len"]
+    hours = cell["step_seconds"] / 3600 if np.isfinite(cell["step_seconds"]) else mean_hours
+    assert ("the sweep's mean" in row) == bool(np.isnan(cell["step_seconds"]))
+    assert read(r"([\d.e-]+) h\b", row) == pytest.approx(hours, rel=0.05)  # two digits are shown of a mean
+
+
+def test_forty_points_under_the_pointer_read_as_in_the_records(page: Any, stored: Path) -> None:
     cells = pd.read_parquet(stored / "cells.parquet").drop_duplicates("run_id").set_index("run_id")
+    origins = json.loads((stored / "provenance.json").read_text())
     chosen, tip = random.Random(0), page.locator("#tip")
+    with_interval = 0
     for name in ("fig5", "exponent", "architectures", "test_time"):
         plot = figure_of(page, name).locator(".plot:visible")
         plot.scroll_into_view_if_needed()
@@ -152,19 +187,25 @@ def test_forty_points_under_the_pointer_read_as_in_the_parquet(page: Any, stored
             if 0 < one[1] < height and all(other is one or math.dist(one[:2], other[:2]) > 2 for other in points)
         ]
         assert len(alone) > 10
-        for x, y, value, run_ids in chosen.sample(alone, 10):
+        for x, y, values, run_ids in chosen.sample(alone, 10):
             page.mouse.move(x, y)
             text = tip.inner_text()
-            assert value is None or f"{value:.4f}" in text
+            if values is not None:
+                value, low, high = values
+                interval = [] if low is None or low == high else [f"{low:.4f}…{high:.4f}, 95%"]
+                assert all(shown in text for shown in (f"{value:.4f}", *interval))
+                with_interval += len(interval)
+            for name, expected in (("machine", "a CPU, another"), ("commit", "0123456789, fedcba9876")):
+                assert f"{name}\n{expected}" in text
+            assert f"data\n{VALUES['data']}" in text
             rows = dict(
                 zip(tip.locator(".run-id").all_inner_texts(), tip.locator(".run").all_inner_texts(), strict=True)
             )
             assert set(rows) == set(run_ids)
             for run_id, row in rows.items():
-                cell = cells.loc[run_id]
-                loss = f"loss {cell['val_loss']:.4f}" if np.isfinite(cell["val_loss"]) else "no loss"
-                for shown in (f"seed {cell['seed']}", cell["state"], loss, f"step {cell['step']} of {cell['steps']}"):
-                    assert str(shown) in row
+                origin = origins[cells.loc[run_id, "sweep"]]
+                check_run(row, cells.loc[run_id], origin["run_hours"] / origin["finished"])
+    assert with_interval
 
 
 def test_a_point_is_found_and_its_command_opened_by_keyboard_alone(page: Any) -> None:
@@ -215,7 +256,9 @@ def test_tables_and_points_are_saved_as_csv(page: Any) -> None:
         figure_of(page, "fig5").get_by_role("button", name="Points as CSV").press("Enter")
     points = pd.read_csv(saved.value.path())
     assert saved.value.suggested_filename.endswith("fig5.csv")
-    assert (points["value"] - points["val_loss"]).abs().max() < 1e-6  # one seed
+    means = points.groupby(["panel", "N", "η0"])[["value", "val_loss"]].mean()
+    assert len(means) == len(points) / 2  # seeds
+    assert (means["value"] - means["val_loss"]).abs().max() < 1e-6
 
 
 def test_without_scripts_the_page_shows_the_clipped_figures_and_their_commands(browser: Any, page_file: Path) -> None:

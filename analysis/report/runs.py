@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from analysis.figures import EXPERIMENTS
 from analysis.plotting.trained import tokens_a_step
 from analysis.records.result_sets import Records
 from analysis.records.run_details import RunDetails, run_details
@@ -16,7 +17,7 @@ LOGGED = ("failed", "timeout", "lost")  # states of which the end of the log is 
 
 
 def run_table(records: Records, out: Path | None) -> dict[str, Any]:
-    """Every run of a place, by experiment and id, and what the runs of one sweep share.
+    """Every run of a place that a figure shows, by experiment and id, and what the runs of one sweep share.
 
     Args:
         records: of the place.
@@ -29,6 +30,8 @@ def run_table(records: Records, out: Path | None) -> dict[str, Any]:
     """
     found: dict[str, dict[str, Any]] = {}
     for experiment, cells in records.cells.items():
+        if experiment not in EXPERIMENTS:  # no figure shows it
+            continue
         origin = records.provenance.get(experiment, {})
         option, place, *_ = records.arguments[experiment]
         runs: dict[str, list[Any]] = {}

@@ -200,6 +200,8 @@ class ExecutionSection:
     log_every: Count = MISSING
     checkpoint_every: Count = MISSING
     probe_memory: bool = True
+    fused_loss: bool = True
+    bf16_weights: bool = True
     flat_gradients: bool = True
     allow_uncompiled: bool = False
     deterministic: bool = False

@@ -83,7 +83,10 @@ def versions(attention: str) -> dict[str, str]:
 
 def how(execution: Execution, *, compiled: bool) -> dict[str, Any]:
     """How a GPU was used, of what may change a result's rounding; `compiled`, whether blocks were in the end."""
-    names = ("micro_batch", "recompute", "recompute_layers", "flat_gradients", "deterministic")
+    names = (
+        *("micro_batch", "recompute", "recompute_layers"),
+        *("fused_loss", "bf16_weights", "flat_gradients", "deterministic"),
+    )
     return {**{name: getattr(execution, name) for name in names}, "compiled": compiled}
 
 

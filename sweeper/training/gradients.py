@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.gpu.weights import MasterWeights
 from model.optimizer import Optimizer
 from sweeper.training.distributed import Ranks
 
@@ -16,12 +17,13 @@ class Gradients:
     """Each parameter's own gradient, made anew in every step.
 
     Args:
-        parameters: with `grad`, as the optimizer or what stands before it reads it.
+        model: that is trained. Of one with bf16 weights, the fp32 ones have the gradients.
         optimizer: of these.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], optimizer: Optimizer) -> None:
-        self.parameters, self.optimizer = list(parameters), optimizer
+    def __init__(self, model: nn.Module, optimizer: Optimizer | MasterWeights) -> None:
+        self.optimizer = optimizer
+        self.parameters = optimizer.parameters if isinstance(optimizer, MasterWeights) else list(model.parameters())
 
     def sum_over(self, ranks: Ranks, others: Iterable[Tensor]) -> None:
         """Replace gradients, and `others`, by their sums over all ranks."""
@@ -42,12 +44,12 @@ class FlatGradients(Gradients):
     Autograd adds to a gradient that is there, so the views stay. The optimizer's own `zero_grad` would drop them.
 
     Args:
-        parameters: as above. Those that are not fp32 have `grad_dtype=torch.float32`.
-        optimizer: of these.
+        model: as above.
+        optimizer: as above.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], optimizer: Optimizer) -> None:
-        super().__init__(parameters, optimizer)
+    def __init__(self, model: nn.Module, optimizer: Optimizer | MasterWeights) -> None:
+        super().__init__(model, optimizer)
         sizes = [-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in self.parameters]
         self.buffer = torch.zeros(sum(sizes), dtype=torch.float32, device=self.parameters[0].device)
         parts = torch.split(self.buffer, sizes)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 
 from model.cpu.tied_embedding import tied
+from model.gpu.enable import enable
+from model.gpu.weights import MasterWeights
 from model.initialization import initialize_
 from model.optimizer import Optimizer, make_optimizer
 from model.transformer import LoopedTransformer
@@ -24,15 +26,15 @@ def initialized(
     segment_layers: int | None = None,
     *,
     compile_head: bool = False,
-) -> tuple[LoopedTransformer, Optimizer]:
+) -> tuple[LoopedTransformer, Optimizer | MasterWeights]:
     """The run's model before its first step, and the optimizer of its per-tensor table.
 
     Args:
         config: what is trained.
-        execution: how; `compile` compiles the block.
+        execution: how; `compile` compiles one block for every layer, loop step, N and rule.
         device: where.
         segment_layers: layers of a segment that is observed; None for a loop step.
-        compile_head: compile the head too. A few steps would not earn it back.
+        compile_head: on a CPU, compile the head too. A few steps would not earn it back.
     """
     model = LoopedTransformer(
         config.model,
@@ -44,9 +46,20 @@ def initialized(
     model = model.to(device)
     if device.type == "cpu":
         model.look_up = tied  # elsewhere rows would be added in any order
+    optimizer = make_optimizer(model, config.table, config.betas)
+    if device.type == "cuda":
+        return model, enable(
+            model,
+            optimizer,
+            compiled=execution.compile,
+            fused_loss=execution.fused_loss,
+            bf16_weights=execution.bf16_weights and config.uses_bf16,
+        )
     if execution.compile:
-        _compile(model, device, head=compile_head)
-    return model, make_optimizer(model, config.table, config.betas)
+        from model.cpu import enable as on_cpu  # imports torch's compiler, which takes two seconds
+
+        on_cpu.enable(model, head=compile_head)
+    return model, optimizer
 
 
 def compiled_by(passes: Callable[[], None], execution: Execution) -> bool:
@@ -75,14 +88,3 @@ def compiled_by(passes: Callable[[], None], execution: Execution) -> bool:
     if on_gpu:
         passes()  # they show what fits
     return False
-
-
-def _compile(model: LoopedTransformer, device: torch.device, *, head: bool) -> None:
-    """Compile one block for every layer, loop step, N and rule; on a CPU by `model.cpu`, and the head if asked for."""
-    if device.type == "cpu":
-        from model.cpu.enable import enable  # imports torch's compiler, which takes two seconds
-
-        enable(model, head=head)
-        return
-    for block in model.blocks:
-        block.compile(dynamic=False)

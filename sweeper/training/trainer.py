@@ -91,7 +91,7 @@ class Trainer:
         self.attention = attention_backend(config.model, self.device, config.precision) if self.on_gpu else None
         self.compiled = execution.compile
         flat = execution.flat_gradients and (self.on_gpu or ranks.size > 1)
-        self.gradients = (FlatGradients if flat else Gradients)(self.model.parameters(), self.optimizer)
+        self.gradients = (FlatGradients if flat else Gradients)(self.model, self.optimizer)
         self._lines = StepLines()
         self._blow_up = BlowUp(config, self.device) if config.stop_lost else None
         self._lost = False

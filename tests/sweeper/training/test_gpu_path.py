@@ -1,0 +1,66 @@
+"""A run by the Python path of a GPU, on a CPU: bf16 weights, the loss by rows, gradients in one buffer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.gpu.enable import enable
+from sweeper.records.checkpoint import load_checkpoint
+from sweeper.training import trainer
+from sweeper.training.gradients import FlatGradients
+from sweeper.training.setup import initialized
+
+from .interruptions import StopAfter
+
+
+@pytest.fixture
+def gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers take what a GPU would, but the device, and compile nothing."""
+
+    def as_on_a_gpu(*args, **options):
+        model, optimizer = initialized(*args, **options)
+        return model, enable(model, optimizer, compiled=False, fused_loss=True, bf16_weights=True)
+
+    monkeypatch.setattr(trainer, "initialized", as_on_a_gpu)
+    monkeypatch.setattr(trainer, "Gradients", FlatGradients)
+
+
+@pytest.fixture
+def in_bf16(run_config):
+    return replace(run_config, precision="bf16")
+
+
+@pytest.fixture
+def plainly(execution):
+    return replace(execution, compile=False)
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_run_stopped_and_resumed_equals_one_left_alone(
+    gpu_path, runs, reference_runs, in_bf16, plainly, step
+) -> None:
+    undisturbed, _ = reference_runs.train(in_bf16, plainly)
+    assert runs.train(in_bf16, plainly, stop=StopAfter(step))[1] is None
+    rundir, result = runs.train(in_bf16, plainly)
+    assert result["state"] == "done"
+    assert rundir.metrics.read_bytes() == undisturbed.metrics.read_bytes()
+
+
+def test_its_losses_are_near_those_of_fp32(gpu_path, runs, run_config, in_bf16, plainly) -> None:
+    by_gpu = runs.train(in_bf16, plainly)[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "initialized", initialized)
+        in_fp32 = runs.train(run_config, plainly)[1]
+    assert by_gpu["val_loss"] == pytest.approx(in_fp32["val_loss"], rel=1e-2)
+
+
+def test_checkpoints_hold_fp32_weights_and_are_resumed_without_that_path(
+    gpu_path, runs, in_bf16, plainly, monkeypatch
+) -> None:
+    rundir = runs.train(in_bf16, plainly, stop=StopAfter(6))[0]
+    state = load_checkpoint(rundir.checkpoints, torch.device("cpu"))
+    assert state is not None
+    assert {weight.dtype for weight in state["model"].values()} == {torch.float32}
+    monkeypatch.setattr(trainer, "initialized", initialized)
+    assert runs.train(in_bf16, plainly)[1]["state"] == "done"

@@ -1,5 +1,6 @@
-"""Blocks as torch.compile cuts them into a forward and a backward pass for a GPU, on meta tensors."""
+"""A step of a training as a GPU makes it, on meta tensors: blocks are cut into passes as torch.compile cuts them."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,8 +13,15 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 from torch.overrides import TorchFunctionMode
 
+from model.gpu.head import PASSES
+from model.gpu.weights import MasterWeights
 from model.loop import ApplyBlocks, Context
+from model.loss import _HeadCrossEntropy
+from model.optimizer import make_optimizer
 from model.transformer import LoopedTransformer
+from sweeper.run.base import ModelRun
+from sweeper.run.memory import Fit
+from sweeper.training.gradients import FlatGradients
 
 
 class LikeCuda(TorchFunctionMode):
@@ -50,21 +58,81 @@ def compiled(block: nn.Module) -> Callable[..., Tensor]:
     )
 
 
-def compile_blocks(model: LoopedTransformer) -> None:
-    """Blocks with bf16 matrices, of which one is compiled for all, as a GPU has them."""
-    programs: dict[int, Callable[..., Tensor]] = {}
-    for parameter in model.blocks.parameters():
-        if parameter.ndim == 2:
-            parameter.data = parameter.data.bfloat16()
+Programs = dict[tuple[int, torch.Size], Callable[..., Tensor]]
+"""Compiled blocks by what makes another program: how much context a block gets, and the shape of its stream."""
+
+
+def compile_blocks(model: LoopedTransformer, programs: Programs) -> deque[Tensor]:
+    """One compiled block for all blocks of a model, and of other models of its width; `programs` are filled.
+
+    Returns:
+        The streams behind the last three blocks of the pass under way.
+    """
+    recent: deque[Tensor] = deque(maxlen=3)
 
     def open_stack(blocks: nn.ModuleList) -> ApplyBlocks:
         def apply(layers: range, x: Tensor, context: Context) -> Tensor:
             for layer in layers:
-                program = programs.setdefault(len(context), compiled(blocks[0]))
+                key = (len(context), x.shape)
+                if key not in programs:
+                    programs[key] = compiled(blocks[0])
                 own = {**dict(blocks[layer].named_parameters()), **dict(blocks[layer].named_buffers())}
-                x = program(own, x, *context)
+                x = programs[key](own, x, *context)
+                recent.append(x)
             return x
 
         return apply
 
     model.open_stack = open_stack
+    return recent
+
+
+class Step:
+    """One micro-batch on a GPU: bf16 leaves, gradients in one buffer, moments, compiled blocks, the head in chunks.
+
+    The pass over a chunk of logits is left out, which a compiler fuses and which works in place. What a trace cannot
+    see: the allocator's rounding and gaps, workspaces, and fused elementwise operations, which make fewer tensors.
+
+    Args:
+        config: what is trained.
+        fit: what a step keeps.
+        programs: as of `compile_blocks`.
+    """
+
+    def __init__(self, config: ModelRun, fit: Fit, programs: Programs) -> None:
+        def loss_of(h: Tensor, norm: nn.Module, head: Tensor, targets: Tensor, cap: Any, _: Any) -> Any:
+            passes = PASSES._replace(to_gradient_=lambda logits, *_: logits.new_zeros((), dtype=torch.float32))
+            return _HeadCrossEntropy.apply(norm(h), head, targets, torch.bfloat16, cap, passes)
+
+        with torch.device("meta"):
+            how = {"recompute": fit.recompute, "recompute_layers": fit.recompute_layers}
+            self.model = LoopedTransformer(config.model, **how)
+            self.optimizer = MasterWeights(self.model, make_optimizer(self.model, config.table, config.betas))
+            self.gradients = FlatGradients(self.optimizer.parameters, self.optimizer)
+            self.moments = [torch.empty_like(p) for p in self.optimizer.parameters for _ in range(2)]
+            self.tokens = torch.zeros(fit.micro_batch, config.seq_len, dtype=torch.int64)
+        self.model.loss_of = loss_of
+        self._recent = compile_blocks(self.model, programs)
+        stream = torch.empty(*self.tokens.shape, config.model.d_model, device="meta", requires_grad=True)
+        self.model.open_stack(self.model.blocks)(
+            range(1), stream, (self.model.rotary[:, : config.seq_len],)
+        )  # compiles
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What is there before the passes."""
+        own = [*self.model.parameters(), *self.model.buffers(), *self.optimizer.parameters]
+        return [*own, *self.moments, self.gradients.buffer]
+
+    def run(self, *, whole: bool = True) -> None:
+        """Forward and backward pass; if not `whole`, the latter through two blocks.
+
+        Backward each block frees more than it makes, so that the peak is at the first ones.
+        """
+        loss = self.model(self.tokens, self.tokens)
+        if whole:
+            self._recent.clear()
+            loss.backward()
+        else:
+            torch.autograd.grad(loss, self._recent[0])
+        self._recent.clear()

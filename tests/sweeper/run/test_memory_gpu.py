@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from model import BLOCKS, ModelConfig
 from model.transformer import LoopedTransformer
 from sweeper.run.memory import GIB, Fit, candidates, fit_memory, gpu_bytes
 
-from .gpu_trace import compile_blocks
+from .gpu_trace import Programs, Step, compile_blocks
+from .test_memory import LiveStorages
 
 
 @pytest.fixture
@@ -27,7 +29,10 @@ def kept_bytes(shape: ModelConfig) -> int:
     """Bytes of distinct storages, the model's own aside, that autograd keeps of compiled blocks for one sequence."""
     with torch.device("meta"):
         model = LoopedTransformer(shape)
-    compile_blocks(model)
+    for parameter in model.blocks.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.bfloat16()
+    compile_blocks(model, {})
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -71,6 +76,52 @@ def test_no_cell_of_the_paper_recomputes_on_80_gib(paper_cell, execution) -> Non
             assert gpu_bytes(run, Fit(how.micro_batch), compiled=True) <= 70 * GIB
             larger = 2 * how.micro_batch
             assert larger > 16 or gpu_bytes(run, Fit(larger), compiled=True) > 70 * GIB
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+    """Compiled blocks of the paper's width, for all traces."""
+    return {}
+
+
+def fitted(run, execution, memory_gib: float) -> Fit:
+    how = fit_memory(run, replace(execution, device="cuda", compile=True, micro_batch=16), memory_gib, None)
+    return Fit(how.micro_batch, how.recompute, how.recompute_layers)
+
+
+@pytest.mark.parametrize("n_layers", [12, 24, 48])
+@pytest.mark.parametrize("n_loops", [1, 2, 4, 8])
+def test_the_estimate_of_a_cell_of_the_paper_is_the_peak_of_its_trace(
+    paper_cell, execution, programs, n_layers, n_loops
+) -> None:
+    run = paper_cell(n_layers, n_loops)
+    fit = fitted(run, execution, 70)
+    step = Step(run, fit, programs)
+    with LiveStorages(step.tensors) as live:
+        step.run(whole=False)
+    assert 0.98 * live.peak < gpu_bytes(run, fit, compiled=True) < 1.05 * live.peak
+
+
+def test_the_peak_is_at_the_first_blocks_of_the_backward_pass(paper_cell, execution, programs) -> None:
+    """Of the smallest cell, whole, by `MemTracker`. It counts in blocks of 512 bytes."""
+    run = paper_cell(12, 1)
+    step = Step(run, fitted(run, execution, 70), programs)
+    with LiveStorages(step.tensors) as live:
+        step.run(whole=False)
+    tracker = MemTracker()
+    tracker.track_external(*step.tensors)
+    with tracker:
+        step.run()
+    assert tracker.get_tracker_snapshot("peak")[torch.device("meta")]["Total"] == pytest.approx(live.peak, rel=1e-4)
+
+
+def test_the_estimate_of_a_recomputed_cell_is_the_peak_of_its_trace(paper_cell, execution, programs) -> None:
+    run = paper_cell(12, 4)
+    fit = Fit(1, True, 4)
+    step = Step(run, fit, programs)
+    with LiveStorages(step.tensors) as live:
+        step.run()
+    assert 0.95 * live.peak < gpu_bytes(run, fit, compiled=True) < 1.1 * live.peak
 
 
 def test_recomputation_comes_after_the_smallest_micro_batch(paper_cell, execution) -> None:

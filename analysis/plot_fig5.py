@@ -31,6 +31,7 @@ from analysis.plotting.panels import depth_text
 from analysis.plotting.style import Look
 from analysis.records import cell_axes, sources
 from analysis.stats import transfer
+from analysis.stats.sensitivity import initial_loss, with_sensitivity
 from sweeper.errors import UserError
 from sweeper.records.axes import as_text, ordered
 
@@ -64,7 +65,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make(args: argparse.Namespace, cells: pd.DataFrame) -> script.Drawing:
     """The figure of a sweep's cells, with its numbers and the transfer table."""
     found = transfer.analyse(cells)
-    points, table, gains = found.points, found.table, found.gains
+    points, gains = found.points, found.gains
+    table = with_sensitivity(found.table, points, initial_loss(cells))
     figure = draw(cells, points, table, whole=args.whole)
     numbers = {"fig5": plotted_numbers(cells, points), "fig5-transfer": table, "fig5-gain": gains}
 

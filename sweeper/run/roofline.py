@@ -90,7 +90,11 @@ class Settings:
     def of(cls, execution: Execution, gpus: int = 1) -> "Settings":
         """As a run is executed."""
         return cls(
-            micro_batch=execution.micro_batch, recompute=execution.recompute, compiled=execution.compile, gpus=gpus
+            micro_batch=execution.micro_batch,
+            recompute=execution.recompute,
+            compiled=execution.compile,
+            attention="flash" if execution.deterministic else None,
+            gpus=gpus,
         )
 
 

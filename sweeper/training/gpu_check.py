@@ -127,9 +127,10 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
     """
     few = min(config.batch_sequences, TIMED_MICRO_BATCHES * execution.micro_batch)
     part, on_gpu = replace(config, batch_sequences=few), execution.device == "cuda"
-    with _released():
-        trainer = trainer_of(part, execution)
+    with _released(), TemporaryDirectory() as folder:
+        trainer = trainer_of(part, execution, Path(folder))
         trainer.warm_up()
+        execution = trainer.execution  # where memory ran out, a smaller micro-batch
         trainer.train_step()
         _wait(on_gpu)
         began = time.perf_counter()

@@ -93,6 +93,8 @@ class Settings:
             micro_batch=execution.micro_batch,
             recompute=execution.recompute,
             compiled=execution.compile,
+            loss=FUSED_LOSS if execution.fused_loss else EAGER_LOSS,
+            bf16_weights=execution.bf16_weights,
             attention="flash" if execution.deterministic else None,
             gpus=gpus,
         )

@@ -91,7 +91,8 @@ def measured(execution: Execution, precision: str) -> dict[str, Any]:
         step = trainer.optimizer.step
 
         def keeping() -> None:
-            named = trainer.model.named_parameters()
+            names = (name for name, _ in trainer.model.named_parameters())
+            named = zip(names, trainer.gradients.parameters, strict=True)  # those of fp32 weights
             gradients.update({name: p.grad.detach().float().cpu() for name, p in named if p.grad is not None})
             trainer.optimizer.step = step  # type: ignore[method-assign]
             step()
@@ -141,6 +142,8 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
     found: dict[str, Any] = {
         "micro_batch": execution.micro_batch,
         "recompute": execution.recompute,
+        "attention": trainer.attention,
+        "compiled": trainer.compiled,
         "sequences": few,
         "seconds": seconds,
         "tokens_per_second": part.batch_tokens / seconds,
@@ -184,13 +187,10 @@ def environment() -> dict[str, Any]:
     """The GPU and the versions of what computes on it."""
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda}
     if torch.cuda.is_available():
-        q = torch.empty(1, 12, 2048, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
-        choice = torch.nn.attention.SDPBackend(torch._fused_sdp_choice(q, q, q, None, 0.0, True))
         found |= {
             "gpu": torch.cuda.get_device_name(),
             "memory_bytes": torch.cuda.get_device_properties(0).total_memory,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "attention": choice.name,
         }
     return found
 

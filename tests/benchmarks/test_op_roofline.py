@@ -1,13 +1,13 @@
 """Bytes and seconds of operations, traced without memory. They find the cross entropy that took half of a step."""
 
-import contextlib
-
 import pytest
 import torch
 
 from benchmarks.op_roofline import OpRoofline
+from model.gpu.head import to_gradient_
 from model.loss import head_cross_entropy
 from sweeper.hardware import GPUS
+from sweeper.run.roofline import FUSED_LOSS
 
 H100 = GPUS["H100"]
 ROWS, VOCABULARY, WIDTH = 4096, 128_256, 768
@@ -53,10 +53,8 @@ def test_a_fused_function_reads_again_behind_every_reduction() -> None:
     assert moved == ROWS * VOCABULARY * (2 + 2 + 2 + 2) + ROWS * per_row
 
 
-def test_the_eager_cross_entropy_moves_44_bytes_a_logit_and_takes_longer_than_its_products(monkeypatch) -> None:
+def test_the_eager_cross_entropy_moves_44_bytes_a_logit_and_takes_longer_than_its_products() -> None:
     """As a GPU ran it before it had a path of its own: in chunks of 521 rows, operation by operation."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # it knows no tensors without memory
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     with torch.device("meta"):
         hidden, head = (torch.empty(n, WIDTH, dtype=torch.bfloat16) for n in (ROWS, VOCABULARY))
         targets = torch.zeros(ROWS, dtype=torch.int64)
@@ -66,3 +64,13 @@ def test_the_eager_cross_entropy_moves_44_bytes_a_logit_and_takes_longer_than_it
     elementwise = sum(roofline.by_operation.values())
     assert elementwise * H100.bandwidth / (ROWS * VOCABULARY) == pytest.approx(44, abs=0.1)
     assert elementwise > 3 * products  # of the forward pass alone
+
+
+def test_the_pass_of_a_gpu_over_the_logits_moves_8_bytes_a_logit() -> None:
+    """Two reads for the maximum and the sum, one for the gradient, and a write. A compiler may read once less."""
+    with torch.device("meta"):
+        logits = torch.empty(ROWS, VOCABULARY, dtype=torch.bfloat16)
+        targets = torch.zeros(ROWS, dtype=torch.int64)
+        with OpRoofline(H100) as roofline:
+            roofline.fused(to_gradient_)(logits, targets, 1 / ROWS, None)
+    assert FUSED_LOSS.logit_bytes <= roofline.bytes / logits.numel() <= 8.1

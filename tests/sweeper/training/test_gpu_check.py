@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from sweeper.training import gpu_check
+from model.gpu.enable import enable
+from sweeper.training import gpu_check, trainer
 from sweeper.training.gpu_check import FROZEN, RandomTokens, parity, parity_run, repeats, timed
+from sweeper.training.setup import initialized
 
 
 def test_bf16_on_a_cpu_is_within_the_bars_of_fp32(execution) -> None:
@@ -18,6 +20,17 @@ def test_bf16_on_a_cpu_is_within_the_bars_of_fp32(execution) -> None:
     assert found["passed"]
     assert 1e-5 < found["loss"] < 3e-3
     assert 1e-3 < found["gradient"] < 2e-2
+
+
+@pytest.mark.parametrize("fused_loss", [False, True])
+@pytest.mark.parametrize("bf16_weights", [False, True])
+def test_the_python_path_of_a_gpu_is_within_the_bars(execution, fused_loss, bf16_weights, monkeypatch) -> None:
+    def as_on_a_gpu(*args, **options):
+        model, optimizer = initialized(*args, **options)
+        return model, enable(model, optimizer, compiled=False, fused_loss=fused_loss, bf16_weights=bf16_weights)
+
+    monkeypatch.setattr(trainer, "initialized", as_on_a_gpu)
+    assert parity(execution, "bf16")["passed"]
 
 
 def test_the_frozen_numbers_are_those_of_this_code(execution) -> None:

@@ -55,6 +55,11 @@ GPUS = {
 }
 
 
+# Of processes that train on a GPU: memory without gaps, and a workspace of cuBLAS with which its sums are the same
+# each time (`execution.deterministic`), of the size that it has on an H100 anyway.
+GPU_ENVIRONMENT = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
 def visible_gpus() -> list[str]:
     """Names for CUDA_VISIBLE_DEVICES, one per GPU: those in the variable if it is set, else one per device file."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

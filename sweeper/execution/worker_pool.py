@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from sweeper.errors import UserError
 from sweeper.execution.retry import MaxPerSubmission, RetryPolicy
-from sweeper.hardware import visible_gpus
+from sweeper.hardware import GPU_ENVIRONMENT, visible_gpus
 from sweeper.records.run_dir import RunDir
 from sweeper.run.outcome import Outcome
 from sweeper.training.distributed import RankInfo
@@ -33,14 +33,11 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(2**26),
     "THP_MEM_ALLOC_ENABLE": "1",
 }
-# Of processes that train on a GPU: memory without gaps, and a workspace of cuBLAS with which its sums are the same
-# each time (`execution.deterministic`), of the size that it has on an H100 anyway.
-ON_GPU = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a process that trains with `threads` CPU threads."""
-    return {**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": str(threads)}
+def worker_environment(threads: int, *, on_gpu: bool = False) -> dict[str, str]:
+    """Environment of a process that trains with `threads` CPU threads. What is set already stays."""
+    return {**ALLOCATOR, **(GPU_ENVIRONMENT if on_gpu else {}), **os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
 class View(Protocol):
@@ -148,11 +145,9 @@ class WorkerPool:
         return self._outcomes
 
     def _spawn(self, slot: int) -> None:
-        environment = worker_environment(self.threads)
-        if self.gpus:
-            environment = {**ON_GPU, **environment}
-            if names := visible_gpus():
-                environment["CUDA_VISIBLE_DEVICES"] = names[(self.first_gpu + slot) % len(names)]
+        environment = worker_environment(self.threads, on_gpu=self.gpus)
+        if self.gpus and (names := visible_gpus()):
+            environment["CUDA_VISIBLE_DEVICES"] = names[(self.first_gpu + slot) % len(names)]
         process = subprocess.Popen(
             [sys.executable, "-m", "sweeper.execution.worker", str(self.data)],
             stdin=subprocess.PIPE,

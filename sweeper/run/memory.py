@@ -59,7 +59,7 @@ def training_bytes(config: ModelRun, micro_batch: int, *, recompute: bool) -> in
     return config.state_bytes + copies + second_gradient + logits + activations
 
 
-def gpu_bytes(config: ModelRun, fit: Fit, *, compiled: bool) -> int:
+def gpu_bytes(config: ModelRun, fit: Fit, *, compiled: bool, bf16_weights: bool = True) -> int:
     """Estimated peak bytes of one training step on a GPU. Modelled, never run.
 
     Beside fp32 weights, gradients and moments: in bf16 copies of the matrices, what blocks keep, the logits of
@@ -71,6 +71,7 @@ def gpu_bytes(config: ModelRun, fit: Fit, *, compiled: bool) -> int:
         config: what is trained.
         fit: what a step keeps.
         compiled: blocks are compiled, so that they keep fewer activations in bf16.
+        bf16_weights: matrices are cast once a step. A compiled block casts them in each application, and keeps them.
     """
     shape, precision = config.model, "bf16" if config.uses_bf16 else "fp32"
     kind, loop, layers = BLOCKS[shape.block], LOOPS[shape.loop], shape.n_layers
@@ -80,13 +81,14 @@ def gpu_bytes(config: ModelRun, fit: Fit, *, compiled: bool) -> int:
         block, of_loop = kind.activation_bytes(shape, precision), loop.activation_bytes(shape, precision)
         of_loop += loop.n_norms(layers) * PART_SETS[shape.parts].loop_norm_bytes(shape)
     tokens, head, stream = fit.micro_batch * config.seq_len, shape.vocab_size * shape.d_model, 4 * shape.d_model
-    kept = shape.n_loops * (layers * block + of_loop)
+    kept, at_once = shape.n_loops * (layers * block + of_loop), fit.recompute_layers or layers
     if fit.recompute:
-        at_once = fit.recompute_layers or layers
         kept = shape.n_loops * (layers // at_once * stream + of_loop) + at_once * block
     of_number = 2 if config.uses_bf16 else 4
     logits = of_number * min(HEAD_ROWS, tokens) * shape.vocab_size
     copies = 2 * shape.n_params if config.uses_bf16 else 0
+    if compiled and config.uses_bf16 and not bf16_weights:
+        copies = 2 * head + 2 * shape.block_params * (at_once if fit.recompute else layers * shape.n_loops)
     return config.state_bytes + copies + 4 * head + logits + tokens * (kept + 3 * stream)
 
 
@@ -107,7 +109,8 @@ def fit_memory(config: ModelRun, execution: Execution, memory_gib: float | None,
             recompute = training_bytes(config, execution.micro_batch, recompute=False) > budget
         return replace(execution, recompute=recompute)
     fits = candidates(config, execution.micro_batch, recompute, config.n_parallel)
-    fitting = (fit for fit in fits if gpu_bytes(config, fit, compiled=execution.compile) <= budget)
+    how = {"compiled": execution.compile, "bf16_weights": execution.bf16_weights}
+    fitting = (fit for fit in fits if gpu_bytes(config, fit, **how) <= budget)
     return replace(execution, **vars(next(fitting, fits[-1])))
 
 

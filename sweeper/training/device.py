@@ -3,18 +3,16 @@
 What concerns GPUs is modelled and tested on a CPU with stand-ins. It never ran on a GPU.
 """
 
-import logging
+import os
 from typing import Any
 
 import torch
 
 from model import ModelConfig
 from sweeper.errors import UserError
-from sweeper.hardware import peak_flops
+from sweeper.hardware import GPU_ENVIRONMENT, peak_flops
 from sweeper.run.execution import Execution
 from sweeper.run.spec import RunConfig
-
-log = logging.getLogger(__name__)
 
 
 def prepare_device(execution: Execution, precision: str) -> torch.device:
@@ -38,6 +36,8 @@ def _prepare_gpu(precision: str, *, deterministic: bool) -> None:
     """Settings of the process, all of them, because a worker trains one run after another."""
     import torch._inductor.config as inductor
 
+    for name, value in GPU_ENVIRONMENT.items():  # a worker has it; elsewhere it counts before the first product
+        os.environ.setdefault(name, value)
     torch.cuda.reset_peak_memory_stats()
     torch.compiler.set_stance("default")
     torch.use_deterministic_algorithms(deterministic)

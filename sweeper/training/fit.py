@@ -111,6 +111,7 @@ def _runs_out(attempt: Callable[[Fit], Any], fit: Fit) -> bool:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     return True
 
 

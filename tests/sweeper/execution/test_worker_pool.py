@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeper.errors import UserError
-from sweeper.execution.worker_pool import WorkerPool
+from sweeper.execution.worker_pool import WorkerPool, worker_environment
 from sweeper.records.lock import read_owner
 from sweeper.records.run_dir import RunDir
 from sweeper.records.status import State, run_status
@@ -176,3 +176,11 @@ def test_a_worker_exits_at_the_end_of_its_input(repository, data_root) -> None:
     command = [sys.executable, "-m", "sweeper.execution.worker", str(data_root)]
     done = subprocess.run(command, cwd=repository, input="", capture_output=True, text=True, check=True)
     assert done.stdout == '{"event": "ready"}\n'
+
+
+def test_a_worker_on_a_gpu_has_its_allocator_set_unless_the_user_did(monkeypatch) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    assert "PYTORCH_ALLOC_CONF" not in worker_environment(1)
+    assert worker_environment(1, on_gpu=True)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
+    assert worker_environment(1, on_gpu=True)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:512"

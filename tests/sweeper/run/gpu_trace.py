@@ -108,15 +108,14 @@ class Step:
             how = {"recompute": fit.recompute, "recompute_layers": fit.recompute_layers}
             self.model = LoopedTransformer(config.model, **how)
             self.optimizer = MasterWeights(self.model, make_optimizer(self.model, config.table, config.betas))
-            self.gradients = FlatGradients(self.optimizer.parameters, self.optimizer)
+            self.gradients = FlatGradients(self.model, self.optimizer)
             self.moments = [torch.empty_like(p) for p in self.optimizer.parameters for _ in range(2)]
             self.tokens = torch.zeros(fit.micro_batch, config.seq_len, dtype=torch.int64)
         self.model.loss_of = loss_of
         self._recent = compile_blocks(self.model, programs)
         stream = torch.empty(*self.tokens.shape, config.model.d_model, device="meta", requires_grad=True)
-        self.model.open_stack(self.model.blocks)(
-            range(1), stream, (self.model.rotary[:, : config.seq_len],)
-        )  # compiles
+        context = (self.model.rotary[:, : config.seq_len],)
+        self.model.open_stack(self.model.blocks)(range(1), stream, context)  # compiles, which is no part of a step
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """What is set and recorded on a GPU, with stand-ins for the device. No GPU is needed here."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ def a_gpu(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     precision = torch.get_float32_matmul_precision()
     enabled = {name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ATTENTION}
     yield

@@ -42,7 +42,7 @@ def test_a_preset_fits_its_task(preset: str, name: str, tmp_path: Path) -> None:
 def test_an_example_of_another_length_is_refused_with_the_length_to_set(tmp_path: Path) -> None:
     config = composed(["preset=phop_quick", "data.task.length=48"])
     manifest = prepare_data(data_spec(config), tmp_path, print)
-    with pytest.raises(UserError, match=r"batch.seq_len=40 must be 56, .* set batch.seq_len=56"):
+    with pytest.raises(UserError, match=r"batch.seq_len=29 must be 53, .* set batch.seq_len=53"):
         check_data(resolve(config, manifest.hash).config, manifest)
 
 
@@ -72,7 +72,7 @@ def test_what_does_not_go_together_is_one_line(overrides: list[str], message: st
 def test_a_run_of_a_task_needs_no_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = ["schedule.steps=2", "schedule.warmup=0", "schedule.decay=1", "validation.tokens=1600", "diverged_above=7"]
+    steps = ["schedule.steps=2", "schedule.warmup=0", "schedule.decay=1", "validation.tokens=1450", "diverged_above=7"]
     paths = [f"paths.runs={tmp_path}/runs", f"paths.data={tmp_path}/data", "execution.compile=false"]
     GlobalHydra.instance().clear()
     monkeypatch.setattr(sys, "argv", ["sweeper.train", "preset=phop_quick", "tracking=off", *steps, *paths])

@@ -152,7 +152,8 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
     if on_gpu:
         fit = Fit(execution.micro_batch, execution.recompute, execution.recompute_layers)
         found["peak_bytes"] = torch.cuda.max_memory_allocated()
-        found["estimated_bytes"] = gpu_bytes(config, fit, compiled=execution.compile)
+        how = {"compiled": execution.compile, "bf16_weights": execution.bf16_weights}
+        found["estimated_bytes"] = gpu_bytes(config, fit, **how)
         if (kind := gpu_kind(torch.cuda.get_device_name())) is not None:
             settings = Settings.of(execution)
             speed = step_time(part, kind, settings).seconds / seconds

@@ -75,6 +75,12 @@ def parity_run(precision: str) -> RunConfig:
     )
 
 
+def _of_parity_run(execution: Execution) -> Execution:
+    """As another run is executed, but with what is fitted to a shape fitted to this one."""
+    fit = Fit(micro_batch=4)
+    return replace(execution, **vars(fit), log_every=1, checkpoint_every=10**6)
+
+
 def trainer_of(config: RunConfig, execution: Execution, path: Path = Path()) -> Trainer:
     """A trainer on random tokens."""
     return Trainer(RunDir(path), config, execution, cast(Any, RandomTokens(config.model.vocab_size)))
@@ -82,7 +88,7 @@ def trainer_of(config: RunConfig, execution: Execution, path: Path = Path()) -> 
 
 def measured(execution: Execution, precision: str) -> dict[str, Any]:
     """Losses of the first steps of `parity_run`, and of its first gradient the norm and random projections."""
-    execution = replace(execution, log_every=1, micro_batch=4)
+    execution = _of_parity_run(execution)
     gradients: dict[str, Tensor] = {}
     _release()
     with TemporaryDirectory() as folder:
@@ -166,7 +172,7 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
 def repeats(execution: Execution, precision: str) -> dict[str, bool]:
     """Whether two runs, resumed from the same checkpoint, have the same losses and weights, bit for bit."""
     config = parity_run(precision)
-    execution = replace(execution, log_every=1, micro_batch=4, checkpoint_every=10**6)
+    execution = _of_parity_run(execution)
     _release()
     with TemporaryDirectory() as folder:
         first = trainer_of(config, execution, Path(folder) / "first")

@@ -122,7 +122,7 @@ class DayOne:
     def execution(self, stage: Stage) -> Execution:
         """Of the small model. On a CPU nothing is compiled, which would take longer than all the rest."""
         base = self.run_of((12, 1), stage).execution
-        return replace(base, device=self.device, recompute=False, recompute_layers=None, **self.switches(stage))
+        return replace(base, device=self.device, **self.switches(stage))
 
     def switches(self, stage: Stage) -> dict[str, bool]:
         """Of a stage, as they are set here."""

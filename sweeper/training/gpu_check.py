@@ -7,8 +7,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,6 +75,12 @@ def parity_run(precision: str) -> RunConfig:
     )
 
 
+def _of_parity_run(execution: Execution) -> Execution:
+    """As another run is executed, but with what is fitted to a shape fitted to this one."""
+    fit = Fit(micro_batch=4)
+    return replace(execution, **vars(fit), log_every=1, checkpoint_every=10**6)
+
+
 def trainer_of(config: RunConfig, execution: Execution, path: Path = Path()) -> Trainer:
     """A trainer on random tokens."""
     return Trainer(RunDir(path), config, execution, cast(Any, RandomTokens(config.model.vocab_size)))
@@ -83,9 +88,10 @@ def trainer_of(config: RunConfig, execution: Execution, path: Path = Path()) -> 
 
 def measured(execution: Execution, precision: str) -> dict[str, Any]:
     """Losses of the first steps of `parity_run`, and of its first gradient the norm and random projections."""
-    execution = replace(execution, log_every=1, micro_batch=4)
+    execution = _of_parity_run(execution)
     gradients: dict[str, Tensor] = {}
-    with _released(), TemporaryDirectory() as folder:
+    _release()
+    with TemporaryDirectory() as folder:
         trainer = trainer_of(parity_run(precision), execution, Path(folder))
         trainer.warm_up()
         step = trainer.optimizer.step
@@ -128,7 +134,8 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
     """
     few = min(config.batch_sequences, TIMED_MICRO_BATCHES * execution.micro_batch)
     part, on_gpu = replace(config, batch_sequences=few), execution.device == "cuda"
-    with _released(), TemporaryDirectory() as folder:
+    _release()
+    with TemporaryDirectory() as folder:
         trainer = trainer_of(part, execution, Path(folder))
         trainer.warm_up()
         execution = trainer.execution  # where memory ran out, a smaller micro-batch
@@ -151,7 +158,8 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
     if on_gpu:
         fit = Fit(execution.micro_batch, execution.recompute, execution.recompute_layers)
         found["peak_bytes"] = torch.cuda.max_memory_allocated()
-        found["estimated_bytes"] = gpu_bytes(config, fit, compiled=execution.compile)
+        how = {"compiled": execution.compile, "bf16_weights": execution.bf16_weights}
+        found["estimated_bytes"] = gpu_bytes(config, fit, **how)
         if (kind := gpu_kind(torch.cuda.get_device_name())) is not None:
             settings = Settings.of(execution)
             speed = step_time(part, kind, settings).seconds / seconds
@@ -164,8 +172,9 @@ def timed(config: RunConfig, execution: Execution) -> dict[str, Any]:
 def repeats(execution: Execution, precision: str) -> dict[str, bool]:
     """Whether two runs, resumed from the same checkpoint, have the same losses and weights, bit for bit."""
     config = parity_run(precision)
-    execution = replace(execution, log_every=1, micro_batch=4, checkpoint_every=10**6)
-    with _released(), TemporaryDirectory() as folder:
+    execution = _of_parity_run(execution)
+    _release()
+    with TemporaryDirectory() as folder:
         first = trainer_of(config, execution, Path(folder) / "first")
         first.rundir.path.mkdir()
         first.run(_StopAt(first, PARITY_STEPS), lambda _: None)
@@ -211,13 +220,11 @@ def _wait(on_gpu: bool) -> None:
         torch.cuda.synchronize()
 
 
-@contextmanager
-def _released() -> Iterator[None]:
-    """A device without what was there before: memory, its peak, compiled programs."""
+def _release() -> None:
+    """Free what was on the device before: memory, its peak, compiled programs."""
     gc.collect()
     torch.compiler.reset()
     torch.compiler.set_stance("default")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    yield

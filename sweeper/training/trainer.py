@@ -301,17 +301,17 @@ class Trainer:
         """Choose micro-batch and recomputation by trying; `gpu` is the device's name. Weights and state stay."""
         config, share = self.config, self.config.batch_sequences // self.ranks.size
         moments = config.state_bytes - 8 * config.model.n_params if self.step == 0 else 0  # later they are there
-        room = torch.empty(moments, dtype=torch.uint8, device=self.device)
 
         def attempt(fit: Fit) -> None:
+            room = torch.empty(moments, dtype=torch.uint8, device=self.device)
             self.execution = replace(self.execution, **vars(fit))
             self.model.recompute, self.model.recompute_layers = fit.recompute, fit.recompute_layers
             self._compile_passes()
+            del room
 
         fits = ladder(config, self.execution, share)
         file = FitFile(self.rundir.path / "execution.json")
         fit_on_device(file, fits, attempt, gpu=gpu, resumed=self.step > 0, ranks=self.ranks)
-        del room
 
     def _compile_passes(self) -> None:
         rows = blank_rows(self.data, self.execution.micro_batch, self.config.seq_len)

@@ -56,9 +56,13 @@ def test_behind_a_failed_check_runs_are_held_until_retry_starts_them(
     assert wrong.curves() == undisturbed()
 
 
-def test_cancel_takes_the_check_along(lab: Lab) -> None:
+def test_cancel_takes_the_check_along_and_retry_makes_no_other(lab: Lab) -> None:
     lab.submit(*CHECKED, "+hydra.launcher.extra={hold: true}")
     assert "cancelled 2 jobs" in lab.type("cancel")
-    [record] = lab.sweeps.glob("*/slurm/*/submission.json")
-    check = json.loads(record.read_text())["check"]
+    [first] = lab.sweeps.glob("*/slurm/*/submission.json")
+    check = json.loads(first.read_text())["check"]
     lab.until(lambda: "CANCELLED" in lab.cluster.squeue("%T", "-t", "all", "-j", check), "cancelled check")
+    assert "check of a GPU" not in lab.type("retry", f"--data={lab.data}")
+    [again] = set(lab.sweeps.glob("*/slurm/*/submission.json")) - {first}
+    assert "check" not in json.loads(again.read_text())
+    lab.type("cancel")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.hardware import peak_flops, visible_gpus
+from sweeper.hardware import installed_gpu, peak_flops, visible_gpus
 
 
 @pytest.mark.parametrize(("variable", "names"), [("2,GPU-5a", ["2", "GPU-5a"]), ("0", ["0"]), ("", [])])
@@ -35,3 +35,11 @@ def test_without_the_variable_every_device_file_is_a_gpu(monkeypatch: pytest.Mon
 )
 def test_an_unknown_gpu_has_no_peak_rate(name, peak) -> None:
     assert peak_flops(name) == peak
+
+
+def test_the_installed_gpu_is_read_from_the_drivers_own_file(tmp_path: Path) -> None:
+    assert installed_gpu(tmp_path) is None
+    card = tmp_path / "0000:18:00.0"
+    card.mkdir()
+    (card / "information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 123\n")
+    assert installed_gpu(tmp_path) == "NVIDIA H100 80GB HBM3"

@@ -84,7 +84,7 @@ def retry_on_slurm(
         UserError: for an option that is not allowed; if SLURM refuses.
     """
     max_array_size = require_slurm()
-    options = SlurmOptions.from_dict({**last.options, **changes})
+    options = SlurmOptions.from_dict({**last.options, "check_gpu": False, **changes})  # checked before
     plan = saved_plan(sweep, run_ids, roots.runs)
     _check_shares(plan, run_options(plan, options))
     with _submitting(roots):

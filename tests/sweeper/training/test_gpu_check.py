@@ -16,7 +16,8 @@ from sweeper.training.setup import initialized
 
 
 def test_bf16_on_a_cpu_is_within_the_bars_of_fp32(execution) -> None:
-    found = parity(execution, "bf16")
+    """Executed as a run of another depth is: seven layers do not divide the two of the small model."""
+    found = parity(replace(execution, recompute=True, recompute_layers=7), "bf16")
     assert found["passed"]
     assert 1e-5 < found["loss"] < 3e-3
     assert 1e-3 < found["gradient"] < 2e-2

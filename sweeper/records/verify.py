@@ -1,7 +1,8 @@
 """Shipped records checked against themselves, and the cells of them that another machine can be asked to repeat.
 
 Rounding differs between processors. A training at a low rate forgets it, and one at a high rate amplifies it: see
-`docs/artifact.md`. Cells to repeat are therefore those at most at their curve's optimum (grid).
+`docs/artifact.md`. Cells to repeat are therefore those at most at their curve's optimum (grid), and in a sweep of
+architectures, where some kinds are unstable, those at their curve's lowest rate.
 """
 
 import random
@@ -13,6 +14,7 @@ from sweeper.records.axes import BASE_AXES, is_extra
 from sweeper.records.foreign import STATES
 
 TOLERANCE = 0.01  # of the final validation loss, nats per token
+SPREAD = 0.1  # nats: where seeds have a larger standard deviation, some of them are on the edge of collapse
 
 
 def contradictions(cells: pd.DataFrame, curves: pd.DataFrame) -> dict[str, str]:
@@ -39,14 +41,23 @@ def contradictions(cells: pd.DataFrame, curves: pd.DataFrame) -> dict[str, str]:
 
 
 def repeatable(cells: pd.DataFrame) -> pd.DataFrame:
-    """One cell of every finished training whose rate is at most the optimum (grid) of its curve."""
+    """One cell of every finished training that is expected to come out the same on another processor.
+
+    Its rate is at most the optimum (grid) of its curve, in a sweep of architectures the lowest of the curve. The seeds
+    of its point differ by at most `SPREAD`.
+    """
     done = cells[(cells["state"] == "done") & cells["val_loss"].notna()]
     axes = [name for name in map(str, done) if name in BASE_AXES or is_extra(name)]
     curve = ["sweep", *(name for name in axes if name not in ("base_lr", "seed"))]
-    means = done.groupby([*curve, "base_lr"], dropna=False, as_index=False)["val_loss"].mean()
-    lowest = means.loc[means.groupby(curve, dropna=False)["val_loss"].idxmin()]
-    chosen = done.merge(lowest[curve].assign(optimum=lowest["base_lr"]), on=curve)
-    return chosen[chosen["base_lr"] <= chosen["optimum"]].drop(columns="optimum").drop_duplicates("run_id")
+    losses = done.groupby([*curve, "base_lr"], dropna=False)["val_loss"]
+    points = losses.agg(mean="mean", spread="std").reset_index()
+    curves = points.groupby(curve, dropna=False)
+    best = points.loc[curves["mean"].idxmin()]
+    limits = best[curve].assign(optimum=best["base_lr"], lowest=curves["base_lr"].min().to_numpy())
+    chosen = done.merge(points, on=[*curve, "base_lr"]).merge(limits, on=curve)
+    limit = chosen["optimum"].mask(chosen["experiment"] == "architectures", chosen["lowest"])
+    steady = ~(chosen["spread"] > SPREAD)  # of one seed it is not known
+    return chosen.loc[(chosen["base_lr"] <= limit) & steady, list(done)].drop_duplicates("run_id")
 
 
 def drawn(cells: pd.DataFrame, count: int, draw: int) -> pd.DataFrame:

@@ -1,13 +1,13 @@
 """Gradients in one buffer are those that each parameter would have, on one rank and on two."""
 
-import multiprocessing
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from sweeper.run.stop import StopFlag
-from sweeper.training.distributed import ALONE, RankInfo
 from sweeper.training.gradients import ALIGNMENT, FlatGradients, Gradients
 
 
@@ -55,34 +55,22 @@ def test_the_norm_and_the_bound_are_those_of_torch(bound) -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=0)
 
 
-def rank_of_two(rank: int, rendezvous: str, results) -> None:
-    ranks = RankInfo(rank, 2, rendezvous_file=rendezvous).join("cpu", StopFlag())
-    network = small_network()
-    gradients = gradients_of(FlatGradients, network)
-    first, count = ranks.part(len(ROWS))
-    backward(network, ROWS[first : first + count])
-    loss = torch.ones(())
-    gradients.sum_over(ranks, [loss])
-    results.put((rank, loss.item(), gradients.clip_(None).item(), gradients.buffer.tolist()))
-    ranks.leave()
-
-
-def test_two_ranks_have_the_gradients_of_the_whole_batch(tmp_path) -> None:
-    processes = multiprocessing.get_context("fork")
-    results = processes.Queue()
-    rendezvous = str(tmp_path / "rendezvous")
-    both = [processes.Process(target=rank_of_two, args=(rank, rendezvous, results)) for rank in range(2)]
-    for process in both:
-        process.start()
-    found = sorted(results.get(timeout=60) for _ in both)
-    for process in both:
-        process.join()
-    network = small_network()
-    whole = gradients_of(FlatGradients, network)
-    backward(network, ROWS)
-    whole.sum_over(ALONE, [])
-    for _, loss, norm, buffer in found:
-        assert loss == 2
-        assert buffer == found[0][3]
-        assert buffer == pytest.approx(whole.buffer.tolist(), rel=1e-5, abs=1e-7)
-        assert norm == pytest.approx(whole.clip_(None).item(), rel=1e-6)
+def test_two_ranks_train_as_one_does(
+    runs, reference_runs, run_config, execution, data_root, repository, tmp_path
+) -> None:
+    """To rounding: sums are in another order."""
+    how = replace(execution, micro_batch=1)
+    together = runs.write_config(run_config, how)
+    command = [sys.executable, "-m", "tests.sweeper.training.one_of_two_ranks"]
+    rest = [str(tmp_path / "rendezvous"), str(together.path), str(data_root)]
+    both = [subprocess.Popen([*command, rank, *rest], cwd=repository) for rank in ("0", "1")]
+    try:
+        assert [process.wait(timeout=120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()  # one would wait for the other that failed
+    alone, _ = reference_runs.train(run_config, how)
+    found, expected = (list(rundir.read_metrics()) for rundir in (together, alone))
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-4)

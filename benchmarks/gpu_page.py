@@ -21,11 +21,12 @@ from sweeper.config.resolve import ResolvedRun, resolve
 from sweeper.grid.gpu_times import GpuTimes
 from sweeper.hardware import GPUS
 from sweeper.run.memory import GIB, Fit, gpu_bytes, training_bytes
-from sweeper.run.roofline import EAGER_LOSS, Settings, StepTime, step_time
+from sweeper.run.roofline import EAGER_LOSS, Settings, StepTime, elementwise_bytes, step_time
 from sweeper.run.spec import RunConfig
 
 HERE = Path(__file__).resolve().parent
 PAGE, CLUSTER, MEASURED = HERE / "GPU.md", HERE.parent / "docs" / "cluster.md", HERE / "gpu_day_one.json"
+COMPILED = HERE / "compiled_bytes.json"  # of compiled_bytes.py
 BEGIN, END = "<!-- begin: python benchmarks/gpu_page.py -->", "<!-- end: python benchmarks/gpu_page.py -->"
 LOOPS, PANELS = (1, 2, 4, 8), "abcd"
 H100 = GPUS["H100"]
@@ -80,6 +81,23 @@ def stage_hours(paper: Paper) -> Iterable[tuple[str, float]]:
     without = {"bf16_weights": False}
     yield "micro-batch and recomputation chosen together", hours(lambda run: replace(now(run.execution), **without))
     yield "bf16 weights once a step: all that is on by default", hours(lambda run: now(run.execution))
+
+
+def by_the_compiler(paper: Paper) -> Iterable[str]:
+    """What the sweep takes if a GPU's kernels move what the compiler counts on a CPU."""
+    counted = json.loads(COMPILED.read_text())
+    run = cast(RunConfig, paper.cells[12, 1].config)
+    modelled = sum(elementwise_bytes(run)) / run.applications / run.model.d_model
+    share = (counted["forward"] + counted["backward"]) / modelled
+
+    def hours(run: ResolvedRun) -> float:
+        step = _step(run, Settings.of(run.execution))
+        return (step.seconds + (share - 1) * step.elementwise) * run.config.steps / 3600
+
+    counts = f"{counted['forward']:.0f} forward and {counted['backward']:.0f} backward"
+    yield f"In this model the elementwise kernels of a block move {modelled:.0f} bytes a channel and token. torch"
+    yield f"counts {counts} in what it compiles for a CPU (`python benchmarks/compiled_bytes.py`)."
+    yield f"If that is a GPU's too, the 120 trainings take {paper.hours(hours):,.0f} H100-hours."
 
 
 def _step(run: ResolvedRun, settings: Settings) -> StepTime:
@@ -156,7 +174,7 @@ def page(paper: Paper, measured: dict[str, Any]) -> str:
     lines += table(("GPU", "hours", "MFU 6N", "6N + attention"), rows)
     lines += ["", "On H100, as the settings of the fast path come one after the other:", ""]
     lines += table(("settings", "hours"), ((name, f"{hours:,.0f}") for name, hours in stage_hours(paper)))
-    lines += ["", "## Where a step goes, in milliseconds", ""]
+    lines += ["", *by_the_compiler(paper), "", "## Where a step goes, in milliseconds", ""]
     shown = [(12, 1), (12, 8), (48, 8)]
     parts = [_step(paper.cells[cell], Settings.of(paper.cells[cell].execution)) for cell in shown]
     names = parts[0].parts()

@@ -95,7 +95,7 @@ def commands_table(found: Sequence[Records]) -> str:
                 [
                     experiment,
                     one.preset,
-                    " then ".join(f"`{part}`" for part in command.split("; ")),
+                    " then ".join(f"`{part.removeprefix('then ')}`" for part in command.split("; ")),
                     str(origin.get("runs", "")),
                     f"{60 * origin['run_hours'] / at_once:.0f}" if "run_hours" in origin else "",
                     f"{MEMORY_GIB[one.preset]:g}" if one.preset in MEMORY_GIB else "",

@@ -39,9 +39,10 @@ class Gradients:
 
 
 class FlatGradients(Gradients):
-    """Gradients as views of one fp32 buffer: one all-reduce, one norm, one kernel that sets them to zero.
+    """Gradients as views of one fp32 buffer: one all-reduce, one kernel that sets them to zero.
 
-    Autograd adds to a gradient that is there, so the views stay. The optimizer's own `zero_grad` would drop them.
+    Autograd adds to a gradient that is there, so the views stay. The optimizer's own `zero_grad` would drop them. The
+    norm is made of the parameters' norms, as without the buffer, so that ranks on CPUs repeat one rank bit for bit.
 
     Args:
         model: as above.
@@ -59,13 +60,6 @@ class FlatGradients(Gradients):
     def sum_over(self, ranks: Ranks, others: Iterable[Tensor]) -> None:
         """See `Gradients.sum_over`."""
         ranks.sum_([*others, self.buffer])
-
-    def clip_(self, bound: float | None) -> Tensor:
-        """See `Gradients.clip_`."""
-        norm: Tensor = torch.linalg.vector_norm(self.buffer)
-        if bound is not None:
-            self.buffer *= (bound / (norm + 1e-6)).clamp(max=1.0)  # as torch clips, without a wait for the device
-        return norm
 
     def zero_(self) -> None:
         """Set the buffer to zero, and make each gradient its part of it."""

@@ -125,7 +125,8 @@ class SweepCommands:
             done = subprocess.run(["scontrol", "release", *jobs], capture_output=True, text=True)
             said += " ".join(done.stderr.split()) if done.returncode else ""
         if said:
-            raise UserError(f"{' '.join(sorted(held))} not released: {said}; ask the administrators of the cluster")
+            names = " ".join(sorted(held))
+            raise UserError(f"jobs {names} are not released: {said}; ask the administrators of the cluster")
         self.console.print(f"released {len(held)} held jobs of {self.sweep.name}")
 
     def cancel(self) -> None:

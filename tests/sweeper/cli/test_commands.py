@@ -295,7 +295,7 @@ class TestHeld:
         result = sweep.type("retry")
         assert (result.status, result.out) == (2, "")
         assert result.err == (
-            "error: scontrol release 12_0 12_1: Access/permission denied for job 12 for job 13; "
+            "error: jobs 12_0 12_1 are not released: Access/permission denied for job 12 for job 13; "
             "ask the administrators of the cluster\n"
         )
 

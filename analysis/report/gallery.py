@@ -127,4 +127,6 @@ def embedded(svg: str, prefix: str, label: str) -> str:
 
 def _rounded(attribute: re.Match[str]) -> str:
     numbers = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[2])
-    return f' {attribute[1]}="{" ".join(numbers.split())}"'
+    text = " ".join(numbers.split())
+    text = re.sub(r"(?<=L )[^A-Za-z]+(?:L [^A-Za-z]+)+", lambda lines: lines[0].replace("L ", ""), text)
+    return f' {attribute[1]}="{text}"'  # a path's lines in a row need one L

@@ -29,7 +29,7 @@ from sweeper.training.accuracy import Examiner
 from sweeper.training.attempt import Attempt
 from sweeper.training.batch import as_batch, blank_rows, scored_targets
 from sweeper.training.blow_up import BlowUp
-from sweeper.training.device import attention_backend, how, prepare_device, used, versions
+from sweeper.training.device import attention_backend, how, prepare_device, subnormals_as_zero, used, versions
 from sweeper.training.diagnostics import StepLines, StreamNorms, loops_at_test_time, unigram_entropy
 from sweeper.training.distributed import ALONE, Ranks
 from sweeper.training.fit import FitFile, fit_on_device, ladder
@@ -116,7 +116,8 @@ class Trainer:
             log.info("on %s: %s", torch.cuda.get_device_name(self.device), versions(self.attention))
         if self.execution.compile or self.on_gpu:
             self.warm_up()
-        with MetricsFile(self.rundir.metrics if self.ranks.is_main else Path(os.devnull)) as metrics:
+        file = self.rundir.metrics if self.ranks.is_main else Path(os.devnull)
+        with MetricsFile(file) as metrics, subnormals_as_zero():
             return self._loop(metrics, stop, report)
 
     def validate(self, readouts: StreamReadouts | None = None) -> float:

@@ -50,6 +50,23 @@ def undisturbed(run_config, execution, run_data, tmp_path_factory) -> bytes:
     return rundir.metrics.read_bytes()
 
 
+def test_a_cpu_takes_subnormal_numbers_as_zero_while_it_trains(run_config, execution, run_data, tmp_path) -> None:
+    def product() -> float:
+        return float(torch.tensor([1e-30]) * 1e-10)
+
+    class Watch(StopFlag):
+        def is_set(self) -> bool:
+            seen.append(product())
+            return super().is_set()
+
+    seen: list[float] = []
+    rundir = RunDir(tmp_path / run_config.run_id)
+    rundir.write_config(run_config, execution, {})
+    Trainer(rundir, run_config, execution, run_data).run(Watch(), lambda progress: None)
+    assert seen == [0.0] * 12
+    assert product() > 0
+
+
 def test_it_learns(undisturbed, run_config) -> None:
     rows = [json.loads(line) for line in undisturbed.splitlines()]
     training = [row["loss"] for row in rows if "loss" in row]

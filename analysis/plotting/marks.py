@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from sweeper.records.axes import PLAIN, as_text
 
 POINTS_AN_INCH = 72  # of an SVG file
+MARK = "mark"  # with which the names of artists begin
 NAMES = {"n_loops": "N", "n_layers": "L", "base_lr": "η0"}  # of columns, where the figures have another
 
 
@@ -85,7 +86,7 @@ def record(figure: Figure, cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _named(artists: Sequence[Artist], number: int) -> list[str]:
-    names = [f"mark{number}-{place}" for place in range(len(artists))]
+    names = [f"{MARK}{number}-{place}" for place in range(len(artists))]
     for artist, name in zip(artists, names, strict=True):
         artist.set_gid(name)
     return names

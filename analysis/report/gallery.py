@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from analysis import figures
 from analysis.claims.transfer import tuned_rate
 from analysis.figures import FigureRow
+from analysis.plotting.marks import MARK
 from analysis.records.result_sets import Records
 from analysis.stats.accuracy import has_accuracy
 
@@ -115,11 +116,23 @@ def _run(task: _Task) -> Drawing:
 
 
 def embedded(svg: str, prefix: str, label: str) -> str:
-    """An SVG file's text as an element of a page: ids that start with `prefix`, short coordinates, no style sheet."""
+    """An SVG file's text as an element of a page: short, without style sheet, and all ids start with `prefix`.
+
+    Ids stay where `analysis.plotting.marks` gave them. Others are numbered where something refers to them, or dropped.
+    """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'((?:xlink:)?href="|url\()#', rf"\g<1>#{prefix}-", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r">\s+<", ">\n<", svg).replace("xlink:href=", "href=")
+    referred = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    names = {name: f"{prefix}-{number}" for number, name in enumerate(referred)}
+
+    def named(attribute: re.Match[str]) -> str:
+        name = attribute[1]
+        name = f"{prefix}-{name}" if name.startswith(MARK) else names.get(name, "")
+        return f' id="{name}"' if name else ""
+
+    svg = re.sub(r' id="([^"]*)"', named, svg)
+    svg = re.sub(r'(href="|url\()#([^")]+)', lambda reference: f"{reference[1]}#{names[reference[2]]}", svg)
     svg = re.sub(r' (d|x|y|points)="([^"]*)"', _rounded, svg)
     head = f'<svg role="img" aria-label="{label}"'
     return re.sub(r'<svg(.*?) width="[^"]*" height="[^"]*"', rf"{head}\1", svg, count=1)

@@ -25,7 +25,15 @@ FREE = {aten.empty, aten.new_empty, aten.empty_like, aten.new_empty_strided, ate
 OVERWRITES = {aten.copy_, aten.fill_, aten.zero_}
 LIKE = {aten.new_zeros, aten.new_ones, aten.new_full, aten.zeros_like, aten.ones_like, aten.full_like}
 WRITES_ONLY = OVERWRITES | LIKE  # they do not read their first tensor
-BY_INDEX = {aten.gather, aten.index, aten.index_select, aten.embedding, aten.scatter_add_, aten.index_put_}
+BY_INDEX = {
+    aten.gather,
+    aten.index,
+    aten.index_select,
+    aten.embedding,
+    aten.scatter_add_,
+    aten.index_put_,
+    aten.index_add_,
+}
 REDUCTIONS = {aten.amax, aten.sum, aten.mean, aten.max, aten.logsumexp, aten.var, aten.any}
 
 
@@ -53,7 +61,7 @@ class OpRoofline(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         read = [one for one in tree_leaves((args, {k: v for k, v in kwargs.items() if k != "out"})) if _is_tensor(one)]
-        written = [one for one in tree_leaves(out) if _is_tensor(one)]
+        written = [one for one in tree_leaves(out) if _is_tensor(one)] or _changed(func, args)
         packet = func.overloadpacket
         if self._fused is not None:
             self._fused.see(packet, func.is_view, read, written)
@@ -124,9 +132,15 @@ def _is_tensor(one: Any) -> bool:
     return isinstance(one, Tensor)
 
 
+def _changed(func: Any, args: Any) -> list[Tensor]:
+    """What an operation that returns nothing writes to."""
+    given = zip(func._schema.arguments, args, strict=False)
+    return [one for of, one in given if of.alias_info is not None and of.alias_info.is_write]
+
+
 def _moved(packet: Any, read: list[Tensor], written: list[Tensor]) -> float:
     if packet in BY_INDEX:
-        small = min(nbytes([one]) for one in (*read, *written) if one.numel() > 1)
+        small = min(nbytes([one]) for one in (*read, *written) if one.numel() > 1 and one.is_floating_point())
         return 3.0 * small
     sources = read[1:] if packet in WRITES_ONLY else read
     return float(nbytes(sources) + nbytes(written))

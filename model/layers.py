@@ -67,6 +67,17 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+class Linear(nn.Linear):
+    """A matrix, x · weightᵀ. `model.gpu.weights` puts its own in the place of those in blocks."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__(n_inputs, n_outputs, bias=False)
+
+    def rows(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """(…, inputs) → (…, rows): the product with some rows of the weight."""
+        return F.linear(x, self.weight[start:stop])
+
+
 class Attention(nn.Module):
     """Causal self-attention; query, key and value projections are one matrix."""
 
@@ -75,8 +86,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.qkv = Linear(config.d_model, 3 * config.d_model)
+        self.out = Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, rotary: Tensor, queries: Tensor | None = None) -> Tensor:
         """(B, T, d_model) → (B, T, d_model). Queries are made from `queries`, of the same shape, if that is given."""
@@ -84,8 +95,7 @@ class Attention(nn.Module):
         if queries is None:
             parts = self.qkv(x).split(d_model, dim=-1)
         else:
-            weight = self.qkv.weight
-            parts = (F.linear(queries, weight[:d_model]), *F.linear(x, weight[d_model:]).chunk(2, dim=-1))
+            parts = (self.qkv.rows(queries, 0, d_model), *self.qkv.rows(x, d_model).chunk(2, dim=-1))
         q, k, v = (part.view(batch, seq_len, self.n_heads, -1).transpose(1, 2) for part in parts)  # (B, H, T, D)
         q, k = self.placed(q, rotary), self.placed(k, rotary)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D)
@@ -117,8 +127,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.d_model, 2 * config.mlp_dim, bias=False)
-        self.down = nn.Linear(config.mlp_dim, config.d_model, bias=False)
+        self.gate_up = Linear(config.d_model, 2 * config.mlp_dim)
+        self.down = Linear(config.mlp_dim, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d_model) → (B, T, d_model)."""
@@ -132,8 +142,8 @@ class ReluSquared(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.d_model, config.mlp_dim, bias=False)
-        self.down = nn.Linear(config.mlp_dim, config.d_model, bias=False)
+        self.up = Linear(config.d_model, config.mlp_dim)
+        self.down = Linear(config.mlp_dim, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d_model) → (B, T, d_model)."""

@@ -27,11 +27,13 @@ class HeadPasses(NamedTuple):
         n_chunks: number of chunks, of (tokens, vocab_size).
         to_gradient_: as `to_gradient_`.
         add_product_: as `add_product_`.
+        total: (vocab_size, d_model), to which a backward pass adds the head's gradient; None gives it to autograd.
     """
 
     n_chunks: Callable[[int, int], int]
     to_gradient_: Callable[[Tensor, Tensor, float, float | None], Tensor]
     add_product_: Callable[..., None]
+    total: Tensor | None = None
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -65,12 +67,16 @@ class _HeadCrossEntropy(torch.autograd.Function):
             start += len(h)
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_head)
+            ctx.total = passes.total
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
+        if ctx.total is not None:
+            ctx.total.addcmul_(grad_head, grad)
+            return grad_hidden * grad, None, None, None, None, None
         if torch._C._autograd._get_current_graph_task_keep_graph():  # they may be asked for again
             return grad_hidden * grad, grad_head * grad, None, None, None, None
         return grad_hidden.mul_(grad), grad_head.mul_(grad), None, None, None, None

@@ -1,6 +1,6 @@
 """The optimizer that a per-tensor table asks for: AdamW, or Muon on the matrices of blocks and AdamW on the rest."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ class MuonAdamW:
         self.muon.step()  # type: ignore[no-untyped-call]
         self.muon.zero_grad()  # the gradients' memory is the parameters' own
         self.adamw.step()
+
+    def register_step_post_hook(self, hook: Callable[..., None]) -> None:
+        """Call `hook` after every update, as of `torch.optim.Optimizer`. AdamW's is the last part of one."""
+        self.adamw.register_step_post_hook(hook)
 
     def zero_grad(self) -> None:
         """Drop the gradients of every parameter."""

@@ -64,10 +64,13 @@ def loss_of(
     *,
     passes: HeadPasses = PASSES,
 ) -> Tensor:
-    """`model.transformer.loss_of` by these passes. Where `weights` choose the tokens, it is the plain one."""
+    """`model.transformer.loss_of` by these passes. Where `weights` choose the tokens, it is the plain one.
+
+    If the head has a gradient, the backward pass adds to it.
+    """
     if weights is not None:
         return weighted_cross_entropy(norm(h), head, targets, weights, cap)
-    return head_cross_entropy(norm(h), head, targets, cap, passes)
+    return head_cross_entropy(norm(h), head, targets, cap, passes._replace(total=head.grad))
 
 
 def compiled_loss_of() -> partial[Tensor]:

@@ -47,7 +47,8 @@ class Execution:
         recompute_layers: layers that are recomputed together; None for a loop step.
         probe_memory: on a GPU, try a step before the first one, and a smaller micro-batch if memory runs out.
         fused_loss: on a GPU, take the loss in large chunks, each by one compiled pass (`model.gpu.head`).
-        bf16_weights: on a GPU in bf16, cast the matrices of blocks once a step (`model.gpu.weights`).
+        bf16_weights: on a GPU in bf16, cast the matrices of blocks once a step, and add to fp32 gradients where they
+            are (`model.gpu.weights`).
         flat_gradients: on a GPU or several, keep gradients in one buffer.
         allow_uncompiled: on a GPU, train at half speed where the block cannot be compiled; otherwise that is an error.
         deterministic: on a GPU, use only operations that repeat bit for bit.

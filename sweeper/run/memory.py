@@ -63,7 +63,7 @@ def gpu_bytes(config: ModelRun, fit: Fit, *, compiled: bool, bf16_weights: bool 
     """Estimated peak bytes of one training step on a GPU. Modelled, never run.
 
     Beside fp32 weights, gradients and moments: in bf16 copies of the matrices, what blocks keep, the logits of
-    `HEAD_ROWS` tokens, the head's own gradient until it is added to the lookup's, and the last state and its gradients.
+    `HEAD_ROWS` tokens, the head's own gradient until it is added up, and the last state and its gradients.
     Left out: the driver's context, the libraries' workspaces, the allocator's gaps. `execution.memory_gib` is less than
     the device has, for these.
 

@@ -30,9 +30,9 @@ UNCOMPILED = 3.0
 # FLOPs of attention's passes as a share of 6 T d: two products forward, and five backward, which scores again.
 ATTENTION_FORWARD, ATTENTION_BACKWARD = 1 / 3, 5 / 6
 CAST_BYTES = 30.0  # a weight: to bf16 forward and backward, and its gradient to fp32 and added, in each application
-SUM_BYTES = 18.0  # a weight: its bf16 gradient to fp32, and added, in each application
-MASTER_BYTES = 6.0  # a weight: its bf16 copy once a step
-OPTIMIZER_BYTES = 40.0  # a weight: its norm, and AdamW with two moments
+SUM_BYTES = 8.0  # a weight: its fp32 gradient, to which a product adds, read and written in each application
+COPY_BYTES = 6.0  # a weight of a block: its bf16 copy once a step
+OPTIMIZER_BYTES = 44.0  # a weight: its gradient's norm, scaled by it, AdamW with two moments, and the gradient set to 0
 NEWTON_SCHULZ = 30.0  # FLOPs of Muon for a weight of a matrix and each of its rows: five steps of three products
 HOST_SECONDS = 0.35e-3  # in which a CPU launches one block, forward and backward
 
@@ -45,17 +45,24 @@ class Loss:
         rows: tokens of a chunk.
         logit_bytes: moved for each logit by the softmax and its gradient.
         gradient_bytes: moved for each weight of the head and chunk, to add up its gradient.
+        passes: over a tensor in fp32 of the head's size, in each micro-batch. Casting the head takes 1.5, scaling its
+            gradient 2, adding that up 3. One pass that scales and adds takes 3. The first chunk reads 1 less.
         thin: the products have few rows.
     """
 
     rows: int
     logit_bytes: float
     gradient_bytes: float
+    passes: float
     thin: bool = False
 
 
-EAGER_LOSS = Loss(rows=521, logit_bytes=44.0, gradient_bytes=12.0, thin=True)  # in fp32, operation by operation
-FUSED_LOSS = Loss(rows=HEAD_ROWS, logit_bytes=6.0, gradient_bytes=8.0)  # compiled: two reads and a write, bf16 logits
+# In fp32, operation by operation.
+EAGER_LOSS = Loss(rows=521, logit_bytes=44.0, gradient_bytes=12.0, passes=5.5, thin=True)
+# Compiled: two reads and a write of bf16 logits.
+FUSED_LOSS = Loss(rows=HEAD_ROWS, logit_bytes=6.0, gradient_bytes=8.0, passes=3.5)
+LOOKUP_PASSES = 4.0  # as `Loss.passes`, where autograd makes a gradient of the lookup and adds it up
+LOOKUP_BYTES = 12.0  # a number of an embedded token, where its gradient is added to the embedding's
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,9 @@ class Settings:
         recompute: the forward pass of all blocks is computed again.
         compiled: the blocks are.
         loss: of the head.
-        bf16_weights: weights are cast once a step, not in every application of a block.
-        sum_bytes: moved for each weight to add up its gradient then, in each application.
-        embedding_passes: over the gradient of the embedding in fp32, in each micro-batch. Casting the head takes 1.5,
-            scaling its gradient 2, making that of the lookup 1, adding both 3, adding them up 3. The first chunk reads
-            1 less.
+        bf16_weights: weights are cast once a step, not in every application of a block, and products and lookups add
+            to gradients where they are.
+        sum_bytes: moved for each weight of a block to add up its gradient then, in each application.
         attention: its implementation, one of `Gpu.attention`; None for what PyTorch chooses.
         gpus: that train the run together.
     """
@@ -82,7 +87,6 @@ class Settings:
     loss: Loss = FUSED_LOSS
     bf16_weights: bool = True
     sum_bytes: float = SUM_BYTES
-    embedding_passes: float = 9.5
     attention: str | None = None
     gpus: int = 1
 
@@ -159,10 +163,13 @@ def step_time(run: ModelRun, gpu: Gpu, settings: Settings) -> StepTime:
         tokens * width * count * (1.0 if settings.compiled else UNCOMPILED) / gpu.bandwidth
         for count in elementwise_bytes(run)
     )
-    cast_bytes = (settings.sum_bytes if settings.bf16_weights else CAST_BYTES) if run.uses_bf16 else 12.0
+    has_copies = settings.bf16_weights and run.uses_bf16
+    cast_bytes = (settings.sum_bytes if has_copies else CAST_BYTES) if run.uses_bf16 else 12.0
     of_head = float(shape.vocab_size * shape.d_model)
     loss, chunks = settings.loss, tokens / min(settings.loss.rows, micro_tokens)
-    once = MASTER_BYTES * shape.n_params if settings.bf16_weights and run.uses_bf16 else 0.0
+    passes = loss.passes + (0.0 if has_copies else LOOKUP_PASSES)
+    rows = LOOKUP_BYTES * shape.d_model * tokens if has_copies else 0.0
+    once = COPY_BYTES * shape.n_layers * shape.block_params if has_copies else 0.0
     by_muon = any(row.optimizer == "muon" for row in run.table)
     muon = NEWTON_SCHULZ * shape.d_model * shape.n_layers * shape.block_params / gpu.thin_gemm if by_muon else 0.0
     rank_bytes = 4.0 * shape.n_params * 2 * (settings.gpus - 1) / settings.gpus
@@ -176,7 +183,7 @@ def step_time(run: ModelRun, gpu: Gpu, settings: Settings) -> StepTime:
         "head_products": 6.0 * of_head * tokens / (thin_gemm if loss.thin else gemm),
         "cross_entropy": width * loss.logit_bytes * shape.vocab_size * tokens / gpu.bandwidth,
         "head_gradient": loss.gradient_bytes * of_head * chunks / gpu.bandwidth,
-        "embedding": settings.embedding_passes * 4.0 * of_head * micro_batches / gpu.bandwidth,
+        "embedding": (passes * 4.0 * of_head * micro_batches + rows) / gpu.bandwidth,
         "optimizer": (OPTIMIZER_BYTES * shape.n_params + once) / gpu.bandwidth + muon,
         "all_reduce": rank_bytes / gpu.all_reduce,
     }

@@ -97,8 +97,7 @@ def measured(execution: Execution, precision: str) -> dict[str, Any]:
         step = trainer.optimizer.step
 
         def keeping() -> None:
-            names = (name for name, _ in trainer.model.named_parameters())
-            named = zip(names, trainer.gradients.parameters, strict=True)  # those of fp32 weights
+            named = trainer.model.named_parameters()
             gradients.update({name: p.grad.detach().float().cpu() for name, p in named if p.grad is not None})
             trainer.optimizer.step = step  # type: ignore[method-assign]
             step()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from model.gpu.weights import MasterWeights
+from model.gpu.weights import adds_to_gradients
 from model.optimizer import Optimizer
 from sweeper.training.distributed import Ranks
 
@@ -17,13 +17,15 @@ class Gradients:
     """Each parameter's own gradient, made anew in every step.
 
     Args:
-        model: that is trained. Of one with bf16 weights, the fp32 ones have the gradients.
-        optimizer: of these.
+        model: that is trained.
+        optimizer: of its parameters.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | MasterWeights) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.parameters = optimizer.parameters if isinstance(optimizer, MasterWeights) else list(model.parameters())
+        self.parameters = list(model.parameters())
+        self._needed = adds_to_gradients(model)
+        self.zero_()
 
     def sum_over(self, ranks: Ranks, others: Iterable[Tensor]) -> None:
         """Replace gradients, and `others`, by their sums over all ranks."""
@@ -34,8 +36,11 @@ class Gradients:
         return torch.nn.utils.clip_grad_norm_(self.parameters, bound or math.inf)
 
     def zero_(self) -> None:
-        """Drop the gradients."""
+        """Drop the gradients, or set them to zero where passes add to them."""
         self.optimizer.zero_grad()
+        if self._needed:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
 
 
 class FlatGradients(Gradients):
@@ -49,13 +54,13 @@ class FlatGradients(Gradients):
         optimizer: as above.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | MasterWeights) -> None:
-        super().__init__(model, optimizer)
-        sizes = [-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in self.parameters]
-        self.buffer = torch.zeros(sum(sizes), dtype=torch.float32, device=self.parameters[0].device)
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        parameters = list(model.parameters())
+        sizes = [-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in parameters]
+        self.buffer = torch.zeros(sum(sizes), dtype=torch.float32, device=parameters[0].device)
         parts = torch.split(self.buffer, sizes)
-        self._views = [part[: p.numel()].view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
-        self.zero_()
+        self._views = [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+        super().__init__(model, optimizer)
 
     def sum_over(self, ranks: Ranks, others: Iterable[Tensor]) -> None:
         """See `Gradients.sum_over`."""

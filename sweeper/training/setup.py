@@ -7,7 +7,6 @@ import torch
 
 from model.cpu.tied_embedding import tied
 from model.gpu.enable import enable
-from model.gpu.weights import MasterWeights
 from model.initialization import initialize_
 from model.optimizer import Optimizer, make_optimizer
 from model.transformer import LoopedTransformer
@@ -26,7 +25,7 @@ def initialized(
     segment_layers: int | None = None,
     *,
     compile_head: bool = False,
-) -> tuple[LoopedTransformer, Optimizer | MasterWeights]:
+) -> tuple[LoopedTransformer, Optimizer]:
     """The run's model before its first step, and the optimizer of its per-tensor table.
 
     Args:
@@ -48,14 +47,10 @@ def initialized(
         model.look_up = tied  # elsewhere rows would be added in any order
     optimizer = make_optimizer(model, config.table, config.betas)
     if device.type == "cuda":
-        return model, enable(
-            model,
-            optimizer,
-            compiled=execution.compile,
-            fused_loss=execution.fused_loss,
-            bf16_weights=execution.bf16_weights and config.uses_bf16,
-        )
-    if execution.compile:
+        bf16_weights = execution.bf16_weights and config.uses_bf16
+        how = {"compiled": execution.compile, "fused_loss": execution.fused_loss, "bf16_weights": bf16_weights}
+        enable(model, optimizer, **how)
+    elif execution.compile:
         from model.cpu import enable as on_cpu  # imports torch's compiler, which takes two seconds
 
         on_cpu.enable(model, head=compile_head)

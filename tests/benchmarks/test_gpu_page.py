@@ -37,7 +37,7 @@ def test_no_run_of_the_paper_recomputes_and_each_change_saves_hours(gpu_page: Mo
     before, *_, now = hours = [hours for _, hours in gpu_page.stage_hours(paper)]
     assert hours == sorted(hours, reverse=True)
     assert before == pytest.approx(7_410, rel=0.005)  # worked out by hand
-    assert now < 5_300
+    assert now <= 5_200
 
 
 def test_budgets_of_refine_are_in_the_hours_of_the_plan(gpu_page: ModuleType) -> None:

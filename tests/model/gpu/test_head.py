@@ -68,6 +68,21 @@ def test_the_gradient_of_the_head_is_summed_in_fp32(inputs, monkeypatch) -> None
     assert relative(*gradients) < 1e-6
 
 
+@pytest.mark.parametrize("keep", [False, True], ids=["once", "twice"])
+def test_what_the_head_has_of_a_gradient_stays_and_its_own_is_added(inputs, monkeypatch, keep) -> None:
+    monkeypatch.setattr(head, "HEAD_ROWS", 5)
+    hidden, weight, targets = inputs
+    _, of_hidden, of_weight = value_and_gradients(plain, inputs, -0.3)
+    weight.grad = before = torch.ones_like(weight)
+    loss = head.loss_of(hidden, lambda h: h, weight, targets) * -0.3
+    times = 2 if keep else 1
+    for _ in range(times):
+        loss.backward(retain_graph=keep)
+    assert weight.grad is before
+    torch.testing.assert_close(weight.grad, 1 + times * of_weight, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(hidden.grad, times * of_hidden, rtol=1e-5, atol=1e-6)
+
+
 class Asked(TorchDispatchMode):
     """Operations that wait for a device to give a number to Python."""
 

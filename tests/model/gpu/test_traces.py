@@ -16,6 +16,7 @@ from model.gpu.enable import enable
 from model.optimizer import make_optimizer
 from model.transformer import LoopedTransformer
 from sweeper.run.flops import attention_flops, training_flops
+from sweeper.training.gradients import FlatGradients, Gradients
 
 SEQ_LEN = 1024  # not the paper's 2,048: that is the width of its MLP too, and would hide a square
 PAPER = {"vocab_size": 128_256, "d_model": 768, "n_heads": 12, "mlp_dim": 2048}
@@ -85,18 +86,24 @@ def test_the_trace_sees_scores_where_they_are_made() -> None:
     assert traced(1, 1, ByHand())[1]
 
 
-def test_forty_eight_blocks_compile_to_one_graph_for_training_and_one_without_gradients(monkeypatch) -> None:
+@pytest.mark.parametrize("kind", [Gradients, FlatGradients])
+def test_forty_eight_blocks_compile_to_one_graph_for_training_and_one_without_gradients(monkeypatch, kind) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     counters.clear()
     config = ModelConfig(vocab_size=61, d_model=16, n_heads=2, mlp_dim=24, n_layers=48, n_loops=2, max_seq_len=8)
     model = LoopedTransformer(config)
-    enable(model, optimizer_of(model), compiled=True, fused_loss=False, bf16_weights=True)
+    optimizer = optimizer_of(model)
+    enable(model, optimizer, compiled=True, fused_loss=False, bf16_weights=True)
+    gradients = kind(model, optimizer)
     tokens = torch.zeros(2, 8, dtype=torch.int64)
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(2):
             model(tokens, tokens).backward()
             with torch.no_grad():
                 model(tokens, tokens)
+            optimizer.step()
+            gradients.zero_()
     assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
     torch._dynamo.reset()

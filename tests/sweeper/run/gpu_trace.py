@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_function, make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from model.gpu.head import PASSES
-from model.gpu.weights import MasterWeights
+from model.gpu.weights import use_bf16_copies
 from model.loop import ApplyBlocks, Context
 from model.loss import _HeadCrossEntropy
 from model.optimizer import make_optimizer
@@ -38,6 +39,24 @@ class LikeCuda(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def mutate_in_place(module: GraphModule) -> None:
+    """Let operations change their inputs, which a trace has made copies of. So does torch.compile."""
+    graph = module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.auto_functionalized_v2):
+        bases = node.kwargs["_all_bases"]
+        with graph.inserting_before(node):
+            given = {name: value for name, value in node.kwargs.items() if not name.startswith("_")}
+            graph.call_function(node.args[0], (bases[node.kwargs["_total_base_index"]],), given)
+        for changed in list(node.users):
+            changed.replace_all_uses_with(bases[changed.args[1] - 1])
+            graph.erase_node(changed)
+        graph.erase_node(node)
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        if node.args[0] is node.args[1]:
+            graph.erase_node(node)
+    module.recompile()
+
+
 def compiled(block: nn.Module) -> Callable[..., Tensor]:
     """The block as a function of its tensors, its stream and its context.
 
@@ -45,11 +64,14 @@ def compiled(block: nn.Module) -> Callable[..., Tensor]:
     pass for the backward pass is the same.
     """
 
-    def function(tensors: dict[str, Tensor], x: Tensor, *context: Tensor) -> Any:
+    def function(tensors: dict[str, Tensor], gradients: dict[str, Tensor], x: Tensor, *context: Tensor) -> Any:
+        for name, gradient in gradients.items():
+            tensors[name].grad = gradient
         with LikeCuda():
             return torch.func.functional_call(block, tensors, (x, *context))
 
-    def boxed(graph: Any, _: Any) -> Any:
+    def boxed(graph: GraphModule, _: Any) -> Any:
+        mutate_in_place(graph)
         return make_boxed_func(graph)
 
     partition = partial(min_cut_rematerialization_partition, compiler="inductor")
@@ -77,7 +99,9 @@ def compile_blocks(model: LoopedTransformer, programs: Programs) -> deque[Tensor
                 if key not in programs:
                     programs[key] = compiled(blocks[0])
                 own = {**dict(blocks[layer].named_parameters()), **dict(blocks[layer].named_buffers())}
-                x = programs[key](own, x, *context)
+                # `data`, because only Dynamo says that they may change between the forward and the backward pass.
+                gradients = {name: one.grad.data for name, one in own.items() if one.grad is not None}
+                x = programs[key](own, gradients, x, *context)
                 recent.append(x)
             return x
 
@@ -88,7 +112,7 @@ def compile_blocks(model: LoopedTransformer, programs: Programs) -> deque[Tensor
 
 
 class Step:
-    """One micro-batch on a GPU: bf16 leaves, gradients in one buffer, moments, compiled blocks, the head in chunks.
+    """One micro-batch on a GPU: bf16 copies, gradients in one buffer, moments, compiled blocks, the head in chunks.
 
     The pass over a chunk of logits is left out, which a compiler fuses and which works in place. What a trace cannot
     see: the allocator's rounding and gaps, workspaces, and fused elementwise operations, which make fewer tensors.
@@ -101,15 +125,18 @@ class Step:
 
     def __init__(self, config: ModelRun, fit: Fit, programs: Programs) -> None:
         def loss_of(h: Tensor, norm: nn.Module, head: Tensor, targets: Tensor, cap: Any, _: Any) -> Any:
-            passes = PASSES._replace(to_gradient_=lambda logits, *_: logits.new_zeros((), dtype=torch.float32))
+            passes = PASSES._replace(
+                to_gradient_=lambda logits, *_: logits.new_zeros((), dtype=torch.float32), total=head.grad
+            )
             return _HeadCrossEntropy.apply(norm(h), head, targets, torch.bfloat16, cap, passes)
 
         with torch.device("meta"):
             how = {"recompute": fit.recompute, "recompute_layers": fit.recompute_layers}
             self.model = LoopedTransformer(config.model, **how)
-            self.optimizer = MasterWeights(self.model, make_optimizer(self.model, config.table, config.betas))
-            self.gradients = FlatGradients(self.model, self.optimizer)
-            self.moments = [torch.empty_like(p) for p in self.optimizer.parameters for _ in range(2)]
+            optimizer = make_optimizer(self.model, config.table, config.betas)
+            use_bf16_copies(self.model, optimizer)
+            self.gradients = FlatGradients(self.model, optimizer)
+            self.moments = [torch.empty_like(p) for p in self.model.parameters() for _ in range(2)]
             self.tokens = torch.zeros(fit.micro_batch, config.seq_len, dtype=torch.int64)
         self.model.loss_of = loss_of
         self._recent = compile_blocks(self.model, programs)
@@ -120,7 +147,7 @@ class Step:
     @property
     def tensors(self) -> list[Tensor]:
         """What is there before the passes."""
-        own = [*self.model.parameters(), *self.model.buffers(), *self.optimizer.parameters]
+        own = [*self.model.parameters(), *self.model.buffers()]
         return [*own, *self.moments, self.gradients.buffer]
 
     def run(self, *, whole: bool = True) -> None:

@@ -20,7 +20,8 @@ def gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def as_on_a_gpu(*args, **options):
         model, optimizer = initialized(*args, **options)
-        return model, enable(model, optimizer, compiled=False, fused_loss=True, bf16_weights=True)
+        enable(model, optimizer, compiled=False, fused_loss=True, bf16_weights=True)
+        return model, optimizer
 
     monkeypatch.setattr(trainer, "initialized", as_on_a_gpu)
     monkeypatch.setattr(trainer, "Gradients", FlatGradients)

@@ -80,7 +80,10 @@ def stage_hours(paper: Paper) -> Iterable[tuple[str, float]]:
     yield "the loss in one pass a chunk", hours(lambda run: replace(kept_before(run), loss=now(run.execution).loss))
     without = {"bf16_weights": False}
     yield "micro-batch and recomputation chosen together", hours(lambda run: replace(now(run.execution), **without))
-    yield "bf16 weights once a step: all that is on by default", hours(lambda run: now(run.execution))
+    yield (
+        "bf16 weights once a step, gradients added where they are: all by default",
+        hours(lambda run: now(run.execution)),
+    )
 
 
 def by_the_compiler(paper: Paper) -> Iterable[str]:

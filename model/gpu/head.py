@@ -66,11 +66,12 @@ def loss_of(
 ) -> Tensor:
     """`model.transformer.loss_of` by these passes. Where `weights` choose the tokens, it is the plain one.
 
-    If the head has a gradient, the backward pass adds to it.
+    If the head is a parameter that has a gradient, the backward pass adds to it.
     """
     if weights is not None:
         return weighted_cross_entropy(norm(h), head, targets, weights, cap)
-    return head_cross_entropy(norm(h), head, targets, cap, passes._replace(total=head.grad))
+    total = head.grad if head.is_leaf else None
+    return head_cross_entropy(norm(h), head, targets, cap, passes._replace(total=total))
 
 
 def compiled_loss_of() -> partial[Tensor]:

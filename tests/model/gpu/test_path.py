@@ -44,11 +44,14 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("kinds", [{}, {"loop": "FLT"}, {"block": "sandwich"}, {"loop": "parcae"}], ids=str)
 def test_it_is_near_fp32_and_does_not_depend_on_the_micro_batch(kinds) -> None:
-    """Sums over loops and micro-batches are fp32, and products go into them unrounded."""
+    """Sums over loops and micro-batches are fp32, and products go into them unrounded, but for Parcae's matrix B.
+
+    That stands outside the blocks, where autocast rounds.
+    """
     loss, whole = gradient(SEQUENCES, bf16=False, **kinds)
     in_bf16, of_bf16 = gradient(SEQUENCES, bf16=True, **kinds)
     by_ones, of_ones = gradient(1, bf16=True, **kinds)
     assert abs(in_bf16 / loss - 1) < 1e-2
     assert relative(of_bf16, whole) < 3e-2
     assert abs(by_ones / in_bf16 - 1) < 1e-3
-    assert relative(of_ones, of_bf16) < 1e-3
+    assert relative(of_ones, of_bf16) < (1e-3 if kinds.get("loop") == "parcae" else 1e-6)

@@ -86,13 +86,15 @@ def test_the_trace_sees_scores_where_they_are_made() -> None:
     assert traced(1, 1, ByHand())[1]
 
 
-@pytest.mark.parametrize("kind", [Gradients, FlatGradients])
-def test_forty_eight_blocks_compile_to_one_graph_for_training_and_one_without_gradients(monkeypatch, kind) -> None:
+@pytest.mark.parametrize(("kind", "recompute"), [(Gradients, False), (FlatGradients, False), (FlatGradients, True)])
+def test_forty_eight_blocks_compile_to_one_graph_for_training_and_one_without_gradients(
+    monkeypatch, kind, recompute
+) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     counters.clear()
     config = ModelConfig(vocab_size=61, d_model=16, n_heads=2, mlp_dim=24, n_layers=48, n_loops=2, max_seq_len=8)
-    model = LoopedTransformer(config)
+    model = LoopedTransformer(config, recompute=recompute)
     optimizer = optimizer_of(model)
     enable(model, optimizer, compiled=True, fused_loss=False, bf16_weights=True)
     gradients = kind(model, optimizer)

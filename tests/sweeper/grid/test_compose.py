@@ -131,7 +131,7 @@ class TestPaper:
         by_shape = {
             (run.config.model.n_layers, run.config.model.n_loops): run.execution.micro_batch for run in paper_runs
         }
-        assert by_shape[12, 1] == 16 > by_shape[48, 8]
+        assert by_shape[12, 1] == 32 > by_shape[48, 8]
         assert not any(run.execution.recompute for run in paper_runs)
 
     def test_per_tensor_numbers_at_48_layers(self, paper_runs) -> None:

@@ -28,7 +28,8 @@ def test_bf16_on_a_cpu_is_within_the_bars_of_fp32(execution) -> None:
 def test_the_python_path_of_a_gpu_is_within_the_bars(execution, fused_loss, bf16_weights, monkeypatch) -> None:
     def as_on_a_gpu(*args, **options):
         model, optimizer = initialized(*args, **options)
-        return model, enable(model, optimizer, compiled=False, fused_loss=fused_loss, bf16_weights=bf16_weights)
+        enable(model, optimizer, compiled=False, fused_loss=fused_loss, bf16_weights=bf16_weights)
+        return model, optimizer
 
     monkeypatch.setattr(trainer, "initialized", as_on_a_gpu)
     assert parity(execution, "bf16")["passed"]

@@ -65,3 +65,33 @@ def test_checkpoints_hold_fp32_weights_and_are_resumed_without_that_path(
     assert {weight.dtype for weight in state["model"].values()} == {torch.float32}
     monkeypatch.setattr(trainer, "initialized", initialized)
     assert runs.train(in_bf16, plainly)[1]["state"] == "done"
+
+
+def test_a_pass_that_fails_half_way_leaves_no_sums(gpu_path, runs, in_bf16, plainly, monkeypatch) -> None:
+    run = trainer.Trainer(runs.write_config(in_bf16), in_bf16, plainly, runs.data)
+    loss_of, had_sums = run._loss, []
+
+    def fails_between_loop_steps(rows: torch.Tensor) -> torch.Tensor:
+        def out_of_memory(_: torch.Tensor) -> None:
+            had_sums.append(bool(run.gradients.buffer.any()))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def observe(n: int, x: torch.Tensor) -> None:
+            if n == 1 and x.requires_grad and len(rows) > 2:
+                x.register_hook(out_of_memory)
+
+        return loss_of(rows, observe)
+
+    monkeypatch.setattr(run, "_loss", fails_between_loop_steps)
+    run.fit_memory("NVIDIA H100")
+    assert had_sums == [True]
+    assert run.execution.micro_batch == 2
+    assert not run.gradients.buffer.any()
+
+
+def test_diagnostics_do_not_change_what_is_trained(gpu_path, runs, reference_runs, in_bf16, plainly) -> None:
+    plain, _ = reference_runs.train(in_bf16, plainly)
+    watched, _ = runs.train(replace(in_bf16, diagnostics=True), plainly)
+    losses = [[line["loss"] for line in rundir.read_metrics() if "loss" in line] for rundir in (plain, watched)]
+    assert losses[0] == losses[1]
+    assert any("stream_grad_1" in line for line in watched.read_metrics())

@@ -52,7 +52,10 @@ class _Product(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """The rows of `weight` that tokens look up. Their gradients are added to `total`, token by token."""
+    """The rows of `weight` that tokens look up. Their gradients are added to `total`, token by token.
+
+    A GPU adds them in any order, unless `torch.use_deterministic_algorithms` is set.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, total: Tensor, tokens: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def initialized(
     initialize_(model, config.table, config.seed)
     model = model.to(device)
     if device.type == "cpu":
-        model.look_up = tied  # elsewhere rows would be added in any order
+        model.look_up = tied  # `model.gpu.weights` has one for GPUs, which add rows in any order
     optimizer = make_optimizer(model, config.table, config.betas)
     if device.type == "cuda":
         bf16_weights = execution.bf16_weights and config.uses_bf16

@@ -120,11 +120,11 @@ class SweepCommands:
         from sweeper.execution.slurm.gpu_check import HELD_BY_CHECK, start_anyway
 
         depend = sorted(job for job, reason in held.items() if reason.startswith(HELD_BY_CHECK))
-        jobs, said = sorted(held.keys() - set(depend)), start_anyway(depend)
+        jobs, refusals = sorted(held.keys() - set(depend)), [start_anyway(depend)]
         if jobs:
             done = subprocess.run(["scontrol", "release", *jobs], capture_output=True, text=True)
-            said += " ".join(done.stderr.split()) if done.returncode else ""
-        if said:
+            refusals.append(" ".join(done.stderr.split()) if done.returncode else "")
+        if said := "; ".join(filter(None, refusals)):
             names = " ".join(sorted(held))
             raise UserError(f"jobs {names} are not released: {said}; ask the administrators of the cluster")
         self.console.print(f"released {len(held)} held jobs of {self.sweep.name}")

@@ -80,7 +80,7 @@ verify: $(READY)  ## Train some cells of results/quick again and compare them wi
 
 .PHONY: test
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 $(ARGS)
 
 .PHONY: lint
 lint: $(READY)  ## Check style and types

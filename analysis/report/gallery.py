@@ -133,13 +133,18 @@ def embedded(svg: str, prefix: str, label: str) -> str:
 
     svg = re.sub(r' id="([^"]*)"', named, svg)
     svg = re.sub(r'(href="|url\()#([^")]+)', lambda reference: f"{reference[1]}#{names[reference[2]]}", svg)
-    svg = re.sub(r' (d|x|y|points)="([^"]*)"', _rounded, svg)
+    svg = re.sub(r' (d|x|y|points)="([^"]*)"', _path, svg)
+    svg = re.sub(r"translate\([^)]*\)", lambda place: _rounded(place[0]), svg)
+    svg = re.sub(r' style="[^"]*"', lambda style: style[0].replace(": ", ":").replace("; ", ";"), svg)
     head = f'<svg role="img" aria-label="{label}"'
     return re.sub(r'<svg(.*?) width="[^"]*" height="[^"]*"', rf"{head}\1", svg, count=1)
 
 
-def _rounded(attribute: re.Match[str]) -> str:
-    numbers = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[2])
-    text = " ".join(numbers.split())
+def _rounded(text: str) -> str:
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
+
+
+def _path(attribute: re.Match[str]) -> str:
+    text = " ".join(_rounded(attribute[2]).split())
     text = re.sub(r"(?<=L )[^A-Za-z]+(?:L [^A-Za-z]+)+", lambda lines: lines[0].replace("L ", ""), text)
     return f' {attribute[1]}="{text}"'  # a path's lines in a row need one L

@@ -115,6 +115,7 @@ class RankInfo:
             return ALONE
         import torch
         import torch.distributed as dist
+        import torch.distributed.nn  # the compiler imports it. Its defaults keep a group that is there already for ever
 
         port = 0 if self.rank == 0 else self._port(stop)  # 0: the system picks a free one
         is_main = self.rank == 0

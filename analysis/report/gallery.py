@@ -125,19 +125,34 @@ def embedded(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r">\s+<", ">\n<", svg).replace("xlink:href=", "href=")
     referred = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     names = {name: f"{prefix}-{number}" for number, name in enumerate(referred)}
-
-    def named(attribute: re.Match[str]) -> str:
-        name = attribute[1]
-        name = f"{prefix}-{name}" if name.startswith(MARK) else names.get(name, "")
-        return f' id="{name}"' if name else ""
-
-    svg = re.sub(r' id="([^"]*)"', named, svg)
+    names |= {name: f"{prefix}-{name}" for name in re.findall(rf' id="({MARK}[^"]*)"', svg)}
+    svg = re.sub(r' id="([^"]*)"', lambda own: f' id="{names[own[1]]}"' if own[1] in names else "", svg)
     svg = re.sub(r'(href="|url\()#([^")]+)', lambda reference: f"{reference[1]}#{names[reference[2]]}", svg)
     svg = re.sub(r' (d|x|y|points)="([^"]*)"', _path, svg)
     svg = re.sub(r"translate\([^)]*\)", lambda place: _rounded(place[0]), svg)
     svg = re.sub(r' style="[^"]*"', lambda style: style[0].replace(": ", ":").replace("; ", ";"), svg)
     head = f'<svg role="img" aria-label="{label}"'
     return re.sub(r'<svg(.*?) width="[^"]*" height="[^"]*"', rf"{head}\1", svg, count=1)
+
+
+def share_glyphs(drawings: Mapping[str, Sequence[Drawing]]) -> tuple[dict[str, list[Drawing]], str]:
+    """The drawings of a page without the outlines of their letters, and these as SVG, each once for the page."""
+    numbers: dict[str, int] = {}
+
+    def without(drawing: Drawing) -> Drawing:
+        names = {name: numbers.setdefault(outline, len(numbers)) for name, outline in _GLYPH.findall(drawing.svg)}
+        svg = re.sub(r"<defs>\s*</defs>\n?", "", _GLYPH.sub("", drawing.svg))
+        svg = re.sub(r'href="#([^"]+)"', lambda use: f'href="#g{names[use[1]]}"' if use[1] in names else use[0], svg)
+        return replace(drawing, svg=svg, whole=drawing.whole and without(drawing.whole))
+
+    found = {key: [without(drawing) for drawing in of_place] for key, of_place in drawings.items()}
+    outlines = "\n".join(f'<path id="g{number}" {outline}/>' for outline, number in numbers.items())
+    hidden = f'<svg class="glyphs" width="0" height="0" aria-hidden="true"><defs>\n{outlines}\n</defs></svg>'
+    return found, hidden if numbers else ""
+
+
+# Of a letter: its id, and the rest of its element. Matplotlib draws every font at 64 units, and scales it.
+_GLYPH = re.compile(r'<path id="([^"]*)" (d="[^"]*" transform="scale\(0\.015625\)")/>\n?')
 
 
 def _rounded(text: str) -> str:

@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         live = args.sweep is not None
         found = [one_sweep(args.runs, args.sweeps, args.sweep)] if live else find_records(args.runs, args.results)
         places = {f"s{n}": records for n, records in enumerate(found, start=1)}
-        drawings = gallery.draw_all(places, curves=live)
+        drawings, glyphs = gallery.share_glyphs(gallery.draw_all(places, curves=live))
         out = None if live else args.out
         sections = [section(records, key, drawings[key], out) for key, records in places.items()]
-        files = write(sections, args.out, live=live)
+        files = write(sections, args.out, glyphs, live=live)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -128,8 +128,10 @@ def _links(records: Records, drawing: Drawing, out: Path | None) -> list[tuple[s
     return [(script.name, relative(script, out)), *((str(file), relative(file, out)) for file in files)]
 
 
-def write(sections: Sequence[Section], out: Path, *, live: bool = False) -> list[Path]:
+def write(sections: Sequence[Section], out: Path, glyphs: str = "", *, live: bool = False) -> list[Path]:
     """Write report.html and report.md into `out`. A `live` page asks its server now and then for a newer one.
+
+    `glyphs` are the letters of the drawings, see `gallery.share_glyphs`.
 
     Raises:
         UserError: if they cannot be written.
@@ -138,7 +140,7 @@ def write(sections: Sequence[Section], out: Path, *, live: bool = False) -> list
     files = [out / "report.html", out / "report.md"]
     with style.writing_to(out):
         for file in files:
-            file.write_text(render(f"{file.name}.j2", sections, live=live), encoding="utf-8")
+            file.write_text(render(f"{file.name}.j2", sections, glyphs, live=live), encoding="utf-8")
     return files
 
 
@@ -167,8 +169,8 @@ def _around_markers(file: Path) -> tuple[str, str]:
     return parts[0], parts[2]
 
 
-def render(template: str, sections: Sequence[Section], *, live: bool = False) -> str:
-    """The text of a template filled with `sections`."""
+def render(template: str, sections: Sequence[Section], glyphs: str = "", *, live: bool = False) -> str:
+    """The text of a template filled with `sections` and, in a page, the letters of their drawings."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=".html." in template,
@@ -179,7 +181,12 @@ def render(template: str, sections: Sequence[Section], *, live: bool = False) ->
     environment.filters |= {"cell": markdown_cell, "tied": tied, "plural": plural, "linked": linked}
     environment.filters["decided_by"] = legend.decided_by
     return environment.get_template(template).render(
-        sections=sections, groups=by_source(), meanings=legend.MEANINGS, live=live, today=date.today().isoformat()
+        sections=sections,
+        glyphs=glyphs,
+        groups=by_source(),
+        meanings=legend.MEANINGS,
+        live=live,
+        today=date.today().isoformat(),
     )
 
 

@@ -86,6 +86,12 @@ def test_ids_are_unique_and_every_reference_meets_one(written: Path) -> None:
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
 
 
+def test_every_letter_is_outlined_once(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    outlines = re.findall(r'd="([^"]*)" transform="scale\(0\.015625\)"', page)
+    assert len(outlines) == len(set(outlines)) > 20
+
+
 def test_missing_diverged_and_origin_are_told(written: Path) -> None:
     for name in ("report.html", "report.md"):
         text = (written / name).read_text()

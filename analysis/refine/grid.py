@@ -1,6 +1,7 @@
 """The curves of a sweep as arrays, with what a run of each costs."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,11 @@ class Grid:
 
     @property
     def has_noise(self) -> bool:
-        """Whether some curve has two seeds or more, so that there are intervals."""
-        return any((np.isfinite(runs).sum(axis=1) > 1).sum() > 1 for _, runs in self.curves.values())
+        """Whether two points of some depth have two seeds or more, so that there are intervals."""
+        points: Counter[int] = Counter()
+        for key, runs in {id(runs): (key, runs) for key, (_, runs) in self.curves.items()}.values():
+            points[key[2]] += int((np.isfinite(runs).sum(axis=1) > 1).sum())
+        return any(count > 1 for count in points.values())
 
     def fitted(self, keys: Iterable[CurveKey], alpha: float = ALPHA) -> dict[CurveKey, Curve]:
         """The curves with their optima, each depth with the noise of its own curves among `keys`."""

@@ -17,7 +17,8 @@ from analysis.refine.questions import Target, Term
 from analysis.stats.curves import Curve, window
 from analysis.stats.intervals import t_quantile
 from analysis.stats.optimum import WINDOW_OCTAVES, Floats
-from analysis.stats.transfer import CurveKey
+from analysis.stats.seeds import ENOUGH_DF, additive_fit
+from analysis.stats.transfer import PAIRED_SEEDS, CurveKey, seed_differences
 
 FLANK_OCTAVES = 0.85  # from the vertex at least, else a new rate is put an octave from it
 _NEARLY_OPEN = 0.9  # share of the curvature that could be noise, beyond which an interval counts as open
@@ -25,6 +26,8 @@ _WORST_LUCK = 3.0  # times the expected width that an interval counts for, even 
 _LEAST_DF = 0.5  # stands for none, so that the first seeds of a depth count for much
 STEP_OCTAVES = 0.5  # of an extension at least, and the least gap that is halved
 FEW_DF = 8  # degrees of freedom below which residuals of the parabolas help to guess the noise
+OWN_DF, OWN_RATIO = 4, 2.0  # from which, and with how much more or less noise, a curve is guessed to have its own
+FEWEST_PAIRS = 3  # seeds at both points that a guess of their differences' noise takes
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +68,7 @@ class Expected:
     units: dict[Lever, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._sd = guessed_noise(self.curves)
+        self._noise = guessed_noise(self.curves)
         self._curvature = _curvatures(self.curves)
         self._levers: dict[Term, list[Lever]] = {}
         self._parts: dict[Term, tuple[Floats, list[Floats]]] = {}
@@ -81,34 +84,53 @@ class Expected:
         """Take the intervals of now into account, where the data are less lucky than expected. Call it once, first."""
         for term in {term for target in targets for term in target.terms if term.rate is None}:
             now = self.curves[term.key].optimum.octaves
-            expected = self._arm(term, self._margin(term.key[2]))
+            expected = self._arm(term, self._margin(term))
             if now.has_interval and math.isfinite(expected):
                 self._luck[term] = min(max((now.high - now.low) / 2 / expected, 1.0), _WORST_LUCK)
 
     def half_width(self, target: Target) -> float:
         """With the units of now. +inf if a term cannot be known."""
+        pair = self._pair(target)
         squares = 0.0
         for term in target.terms:
-            squares += self._arm(term, self._margin(term.key[2])) ** 2
+            squares += self._arm(term, self._margin(term) if pair is None else pair) ** 2
         return math.inf if math.isnan(squares) else math.sqrt(squares)
 
-    def _margin(self, n_layers: int) -> float:
-        return t_quantile(self._df(n_layers), self.alpha / 2) * self._sd[n_layers]
-
-    def _df(self, n_layers: int) -> float:
-        """Degrees of freedom of the noise. A seed adds one less than its rates; those of lone rates share seeds."""
-        noises = [curve.noise for key, curve in self.curves.items() if key[2] == n_layers]
-        now = noises[0].within.df if noises and noises[0] else 0.0
-        units = [(lever, count) for lever, count in self.units.items() if lever.key[2] == n_layers]
+    def _margin(self, term: Term) -> float:
+        """Half-width of the interval of a single run of the term's curve."""
+        noise = self._noise[term.key]
+        of_it = [key for key in self.curves if key == term.key or (not noise.own and key[2] == term.key[2])]
+        units = [(lever, count) for lever, count in self.units.items() if lever.key in of_it]
+        # A seed adds one less than its rates; those of lone rates share seeds.
         more = sum(count * (len(lever.rates) - 1 if len(lever.rates) > 1 else 0.5) for lever, count in units)
-        return max(now + more, _LEAST_DF)
+        return t_quantile(max(noise.df + more, _LEAST_DF), self.alpha / 2) * noise.sd
+
+    def _pair(self, target: Target) -> float | None:
+        """The same from the differences of seeds that both terms have, None with too few to guess by."""
+        (first, at), (second, below) = ((self.curves[term.key], self._at(term)) for term in target.terms)
+        if at is None or below is None:
+            return None
+        own = seed_differences(first, at, second, below)
+        seeds = min(self._count(term) for term in target.terms)
+        if len(own) < FEWEST_PAIRS or seeds < PAIRED_SEEDS:
+            return None
+        return t_quantile(seeds - 1, self.alpha / 2) * float(np.std(own, ddof=1)) / math.sqrt(2)
+
+    def _at(self, term: Term) -> int | None:
+        at = np.flatnonzero(self.curves[term.key].rates == term.rate)
+        return int(at[0]) if len(at) else None
+
+    def _count(self, term: Term) -> float:
+        """Runs at the rate of a term, with the units of now."""
+        at = self._at(term)
+        return (0.0 if at is None else float(self.curves[term.key].seeds[at])) + sum(
+            map(self._units, self.levers(term))
+        )
 
     def _arm(self, term: Term, margin: float) -> float:
         """Half-width of one term, `margin` being that of a single run. Where it would be open: a large number."""
         if term.rate is not None:
-            curve = self.curves[term.key]
-            at = np.flatnonzero(curve.rates == term.rate)
-            count = (float(curve.seeds[at[0]]) if len(at) else 0.0) + sum(map(self._units, self.levers(term)))
+            count = self._count(term)
             return margin / math.sqrt(count) if count else math.inf
         if term not in self._parts:
             self._parts[term] = self._information(term)
@@ -205,15 +227,38 @@ def beyond_edge(curve: Curve) -> tuple[float, str] | None:
     return None
 
 
-def guessed_noise(curves: Mapping[CurveKey, Curve]) -> dict[int, float]:
-    """Standard deviation of one run at each depth. From few degrees of freedom, with the residuals of the parabolas."""
+@dataclass(frozen=True)
+class Guess:
+    """Standard deviation of one run of a curve, the degrees of freedom of now, and whether they are its `own`."""
+
+    sd: float
+    df: float
+    own: bool
+
+
+def guessed_noise(curves: Mapping[CurveKey, Curve]) -> dict[CurveKey, Guess]:
+    """The noise of every curve: that of its depth, or its own where its seeds scatter clearly more or less."""
+    of_depth = _noise_of_depths(curves)
+    found = {}
+    for key, curve in curves.items():
+        sd, df = of_depth[key[2]]
+        own = additive_fit(curve.runs[window(curve.rates, curve.losses, curve.seeds)])
+        its_sd = math.sqrt(own.squares / own.df) if own.df else math.nan
+        differs = own.df >= OWN_DF and not sd / OWN_RATIO <= its_sd <= sd * OWN_RATIO
+        found[key] = Guess(its_sd, own.df, True) if differs or own.df >= ENOUGH_DF else Guess(sd, df, False)
+    return found
+
+
+def _noise_of_depths(curves: Mapping[CurveKey, Curve]) -> dict[int, tuple[float, float]]:
+    """Pooled sd and df at each depth. From few degrees of freedom, the sd with the residuals of the parabolas."""
     found = {}
     for n_layers in {key[2] for key in curves}:
-        of_depth = [curve for key, curve in curves.items() if key[2] == n_layers]
-        noise = of_depth[0].noise.within if of_depth[0].noise else None
-        squares, df = (noise.sd**2 * noise.df, noise.df) if noise and noise.df else (0.0, 0.0)
+        of_depth = {id(curve.runs): curve for key, curve in curves.items() if key[2] == n_layers}.values()
+        fits = [additive_fit(curve.runs[window(curve.rates, curve.losses, curve.seeds)]) for curve in of_depth]
+        squares, df = sum(fit.squares for fit in fits), sum(fit.df for fit in fits)
+        now = df
         if df < FEW_DF:
-            for curve in {id(curve.runs): curve for curve in of_depth}.values():
+            for curve in of_depth:
                 fitted = window(curve.rates, curve.losses, curve.seeds)
                 if len(fitted) > 3:
                     x = np.log2(curve.rates[fitted]) - np.log2(curve.optimum.rate)
@@ -221,7 +266,7 @@ def guessed_noise(curves: Mapping[CurveKey, Curve]) -> dict[int, float]:
                     fit = np.polyfit(x, curve.losses[fitted], 2, w=weights)
                     squares += float(((np.polyval(fit, x) - curve.losses[fitted]) ** 2 * curve.seeds[fitted]).sum())
                     df += len(fitted) - 3
-        found[n_layers] = math.sqrt(squares / df) if df else math.nan
+        found[n_layers] = math.sqrt(squares / df) if df else math.nan, now
     return found
 
 

@@ -12,7 +12,7 @@ from analysis.claims.verdict import Finding, Verdict, every, judge, opposite, so
 from analysis.refine.grid import Grid
 from analysis.stats.curves import Curve
 from analysis.stats.intervals import Estimate
-from analysis.stats.transfer import REFERENCE_LOOPS, CurveKey, best_gain
+from analysis.stats.transfer import REFERENCE_LOOPS, CurveKey, best_gain, best_rate
 
 OCTAVES, NATS = "octaves", "nats"
 
@@ -136,8 +136,12 @@ def _drops(curves: Curves) -> list[Target]:
 
 def _difference(curves: Curves, upper: CurveKey, lower: CurveKey, what: str) -> Target:
     gain = best_gain(curves[upper], curves[lower])
-    terms = Term(upper, curves[upper].optimum.rate), Term(lower, curves[lower].optimum.rate)
-    return Target(what, NATS, gain, 0.0, math.inf, terms)
+    return Target(what, NATS, gain, 0.0, math.inf, (_best(curves, upper), _best(curves, lower)))
+
+
+def _best(curves: Curves, key: CurveKey) -> Term:
+    at = best_rate(curves[key])
+    return Term(key, math.nan if at is None else float(curves[key].rates[at]))
 
 
 def name(key: CurveKey) -> str:

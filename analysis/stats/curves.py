@@ -29,7 +29,8 @@ class Curve:
 
     @classmethod
     def of(cls, rates: Floats, losses: Floats, seeds: Floats, runs: Floats, noise: DepthNoise | None) -> "Curve":
-        """The curve with its optimum. Without `noise` there are no intervals."""
+        """The curve with its optimum. `noise` is that of its depth. Without it there are no intervals."""
+        noise = noise.of_curve(runs[window(rates, losses, seeds)]) if noise else None
         optimum = curve_optimum(rates, losses, seeds, noise.within if noise else NO_NOISE, runs)
         return cls(rates, losses, seeds, runs, optimum, noise)
 

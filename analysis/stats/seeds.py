@@ -11,13 +11,15 @@ freedom than there are seeds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.stats.intervals import ALPHA, NO_NOISE, Noise
+
+ENOUGH_DF = 12  # from which a curve's runs tell its own noise: Student's t is 2.18 then, and 1.96 at best
 
 Floats = NDArray[np.float64]
 
@@ -62,6 +64,15 @@ class DepthNoise:
     between: Noise
     offsets: Floats | None = field(default=None, compare=False)
 
+    def of_curve(self, runs: Floats) -> "DepthNoise":
+        """With the noise `within` one curve from its own (R, S) losses, where they have `ENOUGH_DF`.
+
+        Curves need not scatter alike. Where N loops solve a task with some seeds only, they scatter ten times as much
+        as where none does.
+        """
+        own = additive_fit(runs)
+        return replace(self, within=_noise(own.squares, own.df, self.within.alpha)) if own.df >= ENOUGH_DF else self
+
 
 def depth_noise(curves: Sequence[Floats], alpha: float = ALPHA) -> DepthNoise:
     """Noise from (R, S) losses of every distinct curve at one depth, a column per seed.
@@ -70,14 +81,16 @@ def depth_noise(curves: Sequence[Floats], alpha: float = ALPHA) -> DepthNoise:
 
     With an offset for every seed on every curve, what is left is the variance w along a curve. What these offsets
     explain beyond one offset per seed estimates w + R b, where b is their own variance. Across curves w + b counts,
-    with Satterthwaite's degrees of freedom.
+    with Satterthwaite's degrees of freedom. Where every curve has its seeds at one rate, R is 1, and w stays unknown.
     """
     along = [additive_fit(curve) for curve in curves]
     whole = additive_fit(np.concatenate(curves))
     within = _noise(sum(fit.squares for fit in along), sum(fit.df for fit in along), alpha)
     squares = whole.squares - within.sd**2 * within.df if within.df else whole.squares
     offsets = _noise(squares, whole.df - within.df, alpha)
-    if not (within.df and offsets.df):
+    if not within.df:
+        return DepthNoise(within, offsets)
+    if not offsets.df:
         return DepthNoise(within, within)
     present = [np.isfinite(curve) for curve in curves]
     share = sum(one.any(axis=0).sum() for one in present) / sum(one.sum() for one in present)  # 1 / R

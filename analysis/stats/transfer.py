@@ -18,11 +18,12 @@ import pandas as pd
 from analysis.records import cell_axes
 from analysis.stats import looks
 from analysis.stats.curves import Curve, difference_variance, window
-from analysis.stats.intervals import NO_NOISE, Estimate
+from analysis.stats.intervals import NO_NOISE, Estimate, mean_over_seeds
 from analysis.stats.optimum import Floats
 from analysis.stats.seeds import DepthNoise, additive_fit, by_seed, depth_noise
 
 REFERENCE_LOOPS = 1
+PAIRED_SEEDS = 5  # from which the differences of two points tell their own noise, see docs/statistics.md
 FINISHED = ("done", "diverged")
 # The state of a point is the first in this order among the states of its seeds.
 STATE_ORDER = ("diverged", "failed", "timeout", "lost", "held", "preempted", "running", "pending", "done")
@@ -135,11 +136,11 @@ def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, 
 
 def with_margins(points: pd.DataFrame, noise: Noises) -> pd.DataFrame:
     """`points` with the column margin: half-width of the 95% interval of each mean without the seeds' offsets."""
-    none = DepthNoise(NO_NOISE, NO_NOISE)
-    margins = [
-        noise.get(n_layers, none).within.margin(1 / seeds) if seeds else math.nan
-        for n_layers, seeds in zip(points["n_layers"], points["seeds"], strict=True)
-    ]
+    margins = pd.Series(math.nan, index=points.index)
+    for _, of_curve in points.groupby(CURVE_KEY, sort=False):
+        curve = Curve.of(*_arrays(of_curve), noise.get(int(of_curve["n_layers"].iloc[0])))
+        if curve.noise:
+            margins[of_curve.index] = [curve.noise.within.margin(1 / n) if n else math.nan for n in curve.seeds]
     return points.assign(margin=margins)
 
 
@@ -286,9 +287,10 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
 def best_gain(first: Curve, second: Curve) -> Estimate:
     """Lowest loss of `first` on the grid minus that of `second`, nats per token. +inf if all of first's runs diverged.
 
-    Both curves have the noise of the same cells. Seeds are paired.
+    Both curves have the noise of the same cells. Seeds are paired: with `PAIRED_SEEDS` or more that both have, the gain
+    is the mean of their own differences, and its interval is Student's. With fewer, the noise is that of the depth.
     """
-    return _gain(*((curve, _lowest(curve)) for curve in (first, second)))
+    return _gain(*((curve, best_rate(curve)) for curve in (first, second)))
 
 
 def gain_at(first: Curve, second: Curve, rate: float) -> Estimate:
@@ -297,8 +299,20 @@ def gain_at(first: Curve, second: Curve, rate: float) -> Estimate:
     return _gain(*((curve, at[0] if len(at) else None) for curve, at in zip((first, second), places, strict=True)))
 
 
-def _lowest(curve: Curve) -> int | None:
-    return None if np.isnan(curve.losses).all() else int(np.nanargmin(curve.losses))
+def best_rate(curve: Curve) -> int | None:
+    """Index of the lowest mean loss among the rates with at least half as many seeds as any rate, None without one.
+
+    Where seeds are at some rates only, the lowest mean of all may be one lucky run.
+    """
+    losses = np.where(curve.seeds >= np.max(curve.seeds) / 2, curve.losses, math.nan)
+    return None if np.isnan(losses).all() else int(np.nanargmin(losses))
+
+
+def seed_differences(first: Curve, at: int, second: Curve, below: int) -> Floats:
+    """Loss of `first` at rate number `at` minus that of `second` at `below`, of every seed that has finished both."""
+    differences = first.runs[at] - second.runs[below]
+    shared: Floats = differences[np.isfinite(differences)]
+    return shared
 
 
 def _gain(first: tuple[Curve, int | None], second: tuple[Curve, int | None]) -> Estimate:
@@ -310,5 +324,8 @@ def _gain(first: tuple[Curve, int | None], second: tuple[Curve, int | None]) -> 
     gain = float(upper.losses[at] - lower.losses[below])
     if upper.noise is None or not upper.noise.between.df or not math.isfinite(gain):
         return Estimate(gain)
+    own = seed_differences(upper, at, lower, below)
+    if len(own) >= PAIRED_SEEDS:
+        return mean_over_seeds(own, upper.noise.between.alpha)
     margin = upper.noise.between.margin(difference_variance(upper, at, lower, below))
     return Estimate(gain, gain - margin, gain + margin)

@@ -98,7 +98,9 @@ class Expected:
 
     def _margin(self, term: Term) -> float:
         """Half-width of the interval of a single run of the term's curve."""
-        noise = self._noise[term.key]
+        noise, depth = self._noise[term.key], self.curves[term.key].noise
+        if term.rate is not None and depth is not None and depth.between.df:  # it is compared across curves
+            noise = Guess(depth.between.sd, depth.between.df, own=False)
         of_it = [key for key in self.curves if key == term.key or (not noise.own and key[2] == term.key[2])]
         units = [(lever, count) for lever, count in self.units.items() if lever.key in of_it]
         # A seed adds one less than its rates; those of lone rates share seeds.
@@ -255,7 +257,7 @@ def _noise_of_depths(curves: Mapping[CurveKey, Curve]) -> dict[int, tuple[float,
     for n_layers in {key[2] for key in curves}:
         of_depth = {id(curve.runs): curve for key, curve in curves.items() if key[2] == n_layers}.values()
         fits = [additive_fit(curve.runs[window(curve.rates, curve.losses, curve.seeds)]) for curve in of_depth]
-        squares, df = sum(fit.squares for fit in fits), sum(fit.df for fit in fits)
+        squares, df = math.fsum(fit.squares for fit in fits), math.fsum(fit.df for fit in fits)
         now = df
         if df < FEW_DF:
             for curve in of_depth:

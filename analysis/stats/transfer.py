@@ -136,11 +136,11 @@ def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, 
 
 def with_margins(points: pd.DataFrame, noise: Noises) -> pd.DataFrame:
     """`points` with the column margin: half-width of the 95% interval of each mean without the seeds' offsets."""
-    margins = pd.Series(math.nan, index=points.index)
+    margins = points["base_lr"] * math.nan
     for _, of_curve in points.groupby(CURVE_KEY, sort=False):
         curve = Curve.of(*_arrays(of_curve), noise.get(int(of_curve["n_layers"].iloc[0])))
         if curve.noise:
-            margins[of_curve.index] = [curve.noise.within.margin(1 / n) if n else math.nan for n in curve.seeds]
+            margins.loc[of_curve.index] = [curve.noise.within.margin(1 / n) if n else math.nan for n in curve.seeds]
     return points.assign(margin=margins)
 
 

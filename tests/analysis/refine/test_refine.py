@@ -91,6 +91,22 @@ def test_a_decided_claim_asks_for_nothing(cell_table: CellTable) -> None:
     assert found.actions == ()
 
 
+def test_a_gain_is_planned_by_the_noise_of_the_seeds_that_both_points_have() -> None:
+    rng = np.random.default_rng(0)
+    of_loops = {1: np.array([0.02, -0.02, 0.0]), 8: np.array([-0.02, 0.01, 0.01])}  # what a seed does
+    curves = {}
+    for panel, rule, n_loops, floor in (("a", "sqrt", 1, 3.1), ("a", "sqrt", 8, 3.01), ("b", "linear", 8, 3.0)):
+        runs = np.full((3, 3), math.nan)
+        runs[:, 0] = floor + 0.06 * np.array([1.0, 0.0, 1.0])
+        runs[1] = floor + of_loops[n_loops] + rng.normal(0, 0.001, 3)
+        curves[panel, rule, 2, n_loops] = np.array([5e-4, 1e-3, 2e-3]), runs
+    found = proposal(Grid(curves, (0, 1, 2), {2: 1.0}, dict.fromkeys(curves, 1.0)), "fig5-gain")
+    assert found.reachable
+    seeds = {action.runs[0][0]: sorted(seed for _, _, seed in action.runs) for action in found.actions}
+    # Five in all, from which differences tell their own noise. By the noise of the depth it would take dozens.
+    assert seeds == {("a", "sqrt", 2, 8): [3, 4], ("b", "linear", 2, 8): [3, 4]}
+
+
 def test_no_round_follows_the_last(cell_table: CellTable) -> None:
     cells = noisy(cell_table(seeds=(0, 1)), 0.02).assign(round=looks.ROUNDS)
     found = proposal(from_cells(cells), "fig5-transfer")

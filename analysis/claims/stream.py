@@ -50,7 +50,7 @@ def last_step_weakest(records: Records, n_loops: int = 4) -> Finding:
     matrices = _matrices(records, n_loops)
     if isinstance(matrices, Finding):
         return matrices
-    if min(len(of_seed) for of_seed in matrices) < 2:
+    if len(matrices[0]) < 2:
         return not_measured("one depth only")
     positive, drops, margins = [], [], []
     for of_seed in matrices:
@@ -76,8 +76,12 @@ def norms_converge(records: Records) -> Finding:
     final = norms[norms["i"] == norms["n_loops"]]
     if len(final) < len(cells):
         return Finding(Verdict.INCONCLUSIVE, why="points missing: no norms of some runs")
-    octaves = np.log2(final["mean"]).groupby([final["seed"], final["n_layers"]]).agg(lambda of: of.max() - of.min())
-    spread = _mean(records, octaves.groupby("seed").max())
+    # In a refined sweep a seed may have some N alone, and its norms say nothing of the others.
+    whole = final.pivot(index=["seed", "n_layers"], columns="n_loops", values="mean").dropna()
+    if whole.empty:
+        return Finding(Verdict.INCONCLUSIVE, why="points missing: no seed has every N at one depth")
+    ratios = (whole.max(axis=1) / whole.min(axis=1)).groupby("seed").max()
+    spread = _mean(records, np.log2(ratios))
     fold = Estimate(2**spread.value, 2**spread.low, 2**spread.high)
     return judge(spread, high=NORM_OCTAVES, reason="interval spans √2").with_text(
         f"largest ratio within a depth {as_text(fold, '.2f')}"
@@ -96,7 +100,7 @@ def _early(matrix: Floats) -> Floats:
 
 
 def _matrices(records: Records, n_loops: int) -> list[dict[int, Floats]] | Finding:
-    """Per seed, the N × N cosine matrix of each depth L."""
+    """Per seed, the N × N cosine matrix of each depth L. In a refined sweep, of seeds that have every depth."""
     cells = _chosen(records, (n_loops,))
     if isinstance(cells, Finding):
         return cells
@@ -108,7 +112,9 @@ def _matrices(records: Records, n_loops: int) -> list[dict[int, Floats]] | Findi
         found.setdefault(int(of_run["seed"].iloc[0]), {})[int(of_run["n_layers"].iloc[0])] = matrix
     if sum(map(len, found.values())) < len(cells):
         return Finding(Verdict.INCONCLUSIVE, why="points missing: no increments of some runs")
-    return list(found.values())
+    depths = {n_layers for of_seed in found.values() for n_layers in of_seed}
+    whole = [of_seed for of_seed in found.values() if len(of_seed) == len(depths)]
+    return whole or Finding(Verdict.INCONCLUSIVE, why="points missing: no seed has every depth")
 
 
 def _chosen(records: Records, loop_counts: tuple[int, ...]) -> pd.DataFrame | Finding:

@@ -16,6 +16,7 @@ from analysis.stats.intervals import NO_NOISE, Estimate, Noise
 
 WINDOW_OCTAVES = 1.0  # either side of the optimum (grid): a rate curve is steeper above its optimum than below
 UNEVEN_OCTAVES = 1.5  # the same where seeds are at different rates, see `fitted_rates`
+SEEDED_OCTAVES = 2.0  # the same of rates that have many of the seeds: they were put there to locate the optimum
 
 _SINGULAR = 1e8  # condition number of normal equations in octaves
 
@@ -105,19 +106,21 @@ def fitted_rates(rates: Floats, losses: Floats, seeds: Floats) -> tuple[int, Ind
 
     The middle is the optimum (grid) if all means are over as many seeds. Otherwise the lowest mean may be the one with
     the fewest seeds. Then it is the rate nearest to the vertex of a parabola through wider rates, each with the weight
-    of its seeds, and the rates within `UNEVEN_OCTAVES` of this vertex are fitted. So a lucky run does not move the
-    window off the flanks that have the seeds.
+    of its seeds, and the rates within `UNEVEN_OCTAVES` of this vertex are fitted, or within `SEEDED_OCTAVES` if they
+    have at least half as many seeds as any rate. So a lucky run does not move the window off the flanks that have the
+    seeds.
     """
     at = int(np.nanargmin(losses))
     finite = np.isfinite(losses)
     if len(set(seeds[finite])) > 1:
         x = np.log2(rates)
         run = _around(losses, at)
-        wide = run[np.abs(x[run] - x[at]) <= UNEVEN_OCTAVES + 0.5]
+        wide = run[np.abs(x[run] - x[at]) <= SEEDED_OCTAVES]
         if len(wide) > 3:
             curvature, slope, _ = np.polyfit(x[wide] - x[at], losses[wide], 2, w=np.sqrt(seeds[wide]))
             vertex = x[at] - slope / (2 * curvature) if curvature > 0 else math.inf
-            near = wide[np.abs(x[wide] - vertex) <= UNEVEN_OCTAVES + 1e-9]
+            reach = np.where(seeds[wide] >= seeds[wide].max() / 2, SEEDED_OCTAVES, UNEVEN_OCTAVES)
+            near = wide[np.abs(x[wide] - vertex) <= reach + 1e-9]
             if x[wide[0]] <= vertex <= x[wide[-1]] and len(near) >= 3:
                 return int(wide[np.argmin(np.abs(x[wide] - vertex))]), near
     return at, fit_window(rates, losses, at)

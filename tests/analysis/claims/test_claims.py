@@ -303,6 +303,14 @@ def test_read_outs_decide_figures_6_to_8(
     assert verdict(claim, trained(trainings(cell_table), **planted)).verdict is expected
 
 
+def test_seeds_at_some_loop_counts_or_depths_alone_do_not_count_in_figures_7_and_8(cell_table: CellTable) -> None:
+    cells = trainings(cell_table, seeds=(*SEEDS, 7))
+    some = cells[(cells["seed"] != 7) | ((cells["n_layers"] == 2) & (cells["n_loops"] == 4))]
+    for claim, planted in (("fig7", {"growth": 0.5}), ("fig8", {"last": 0.6})):
+        with_it, without = (verdict(claim, trained(of, **planted)) for of in (some, some[some["seed"] != 7]))
+        assert with_it == without
+
+
 @pytest.mark.parametrize("claim", ["fig6", "fig7", "fig8"])
 def test_read_outs_that_are_not_there_are_named(claim: str, cell_table: CellTable) -> None:
     cells = trainings(cell_table)

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import ndtri
 
 from analysis.stats import looks
-from analysis.stats.curves import Curve, difference_variance, of_depth
+from analysis.stats.curves import Curve, difference_variance, of_depth, window
 from analysis.stats.transfer import average_seeds, curves, pooled_noise, transfer_table
 
 CellTable = Callable[..., pd.DataFrame]
@@ -83,3 +83,12 @@ def test_every_round_widens_the_intervals_to_the_level_that_it_spends(cell_table
         table = transfer_table(points, pooled_noise(refined, points))
         widths.append((table["fitted_shift_octaves_high"] - table["fitted_shift_octaves_low"])[1])
     assert widths[1] > 1.05 * widths[0]
+
+
+def test_flanks_that_have_the_seeds_are_fitted_though_they_move_the_vertex_away() -> None:
+    rates = 1e-3 * 2 ** (np.arange(6) / 2)
+    counts = np.array([12.0, 1.0, 12.0, 1.0, 1.0, 12.0])
+    losses = np.array([3.02, 3.0, 2.99, 2.98, 2.97, 3.4])  # steeper above, and the lowest is one run
+    assert list(window(rates, losses, counts)) == [0, 1, 2, 3, 4, 5]
+    counts[-1] = 1.0
+    assert 5 not in window(rates, losses, counts)

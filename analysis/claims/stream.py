@@ -3,6 +3,7 @@
 All of them concern linear scaling at the rate tuned at N = 1 (`tuned_rate`). The paper's runs were chosen so too.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def norms_converge(records: Records) -> Finding:
     if whole.empty:
         return Finding(Verdict.INCONCLUSIVE, why="points missing: no seed has every N at one depth")
     ratios = (whole.max(axis=1) / whole.min(axis=1)).groupby("seed").max()
-    spread = _mean(records, np.log2(ratios))
+    spread = _mean(records, [math.log2(ratio) for ratio in ratios])
     fold = Estimate(2**spread.value, 2**spread.low, 2**spread.high)
     return judge(spread, high=NORM_OCTAVES, reason="interval spans √2").with_text(
         f"largest ratio within a depth {as_text(fold, '.2f')}"

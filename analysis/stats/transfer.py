@@ -300,12 +300,15 @@ def gain_at(first: Curve, second: Curve, rate: float) -> Estimate:
 
 
 def best_rate(curve: Curve) -> int | None:
-    """Index of the lowest mean loss among the rates with at least half as many seeds as any rate, None without one.
+    """Index of the rate with the lowest sum of mean loss and standard error, None without one.
 
-    Where seeds are at some rates only, the lowest mean of all may be one lucky run.
+    With as many seeds everywhere that is the lowest mean. Where seeds are at some rates only, the lowest mean may be
+    one lucky run.
     """
-    losses = np.where(curve.seeds >= np.max(curve.seeds) / 2, curve.losses, math.nan)
-    return None if np.isnan(losses).all() else int(np.nanargmin(losses))
+    if np.isnan(curve.losses).all():
+        return None
+    sd = curve.noise.between.sd if curve.noise and curve.noise.between.df else 0.0
+    return int(np.nanargmin(curve.losses + sd / np.sqrt(np.maximum(curve.seeds, 1))))
 
 
 def seed_differences(first: Curve, at: int, second: Curve, below: int) -> Floats:

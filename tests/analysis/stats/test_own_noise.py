@@ -68,7 +68,14 @@ def test_seeds_at_one_rate_of_every_curve_tell_the_noise_between_curves_alone() 
 
 
 def test_one_lucky_run_is_no_best_rate() -> None:
-    runs = np.array([[3.06, 3.06, 3.06], [3.0, 3.001, 3.002], [2.99, NAN, NAN]])
+    runs = np.array([[3.06, 3.08, 3.04], [3.0, 2.98, 3.04], [2.995, NAN, NAN]])
     curve = of(one=runs)["one"]
+    assert np.nanargmin(curve.losses) == 2
     assert best_rate(curve) == 1
     assert best_rate(of(one=runs[:, :1])["one"]) == 2
+
+
+def test_seeds_on_the_flanks_do_not_make_a_flank_the_best_rate() -> None:
+    runs = losses(0.005, 9, np.random.default_rng(3))
+    runs[1, 1:] = NAN
+    assert best_rate(of(one=runs)["one"]) == 1

@@ -24,7 +24,7 @@ from analysis.refine.grid import Grid, Run
 from analysis.refine.plan import next_round, propose
 from analysis.refine.questions import Question, questions
 from analysis.stats import looks
-from analysis.stats.curves import Curve, window
+from analysis.stats.curves import Curve
 from analysis.stats.intervals import Estimate
 from analysis.stats.optimum import Floats, fit_parabola
 from analysis.stats.transfer import CurveKey, best_gain, transfer_regret
@@ -147,7 +147,7 @@ def intervals(planted: Planted, grid: Grid, question: Question) -> Iterable[tupl
 
 def estimand(planted: Planted, key: CurveKey, curve: Curve) -> float:
     """What the fit estimates: the vertex of the same fit to the expected losses of the same runs."""
-    fitted = window(curve.rates, curve.losses, curve.seeds)
+    fitted = curve.fitted
     truth = planted.expected(key, curve.rates)[fitted]
     runs = np.where(np.isnan(curve.runs[fitted]), np.nan, truth[:, None])
     at = float(np.log2(curve.optimum.rate))

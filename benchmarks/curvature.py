@@ -16,7 +16,6 @@ import pandas as pd
 from scipy.stats import chi2
 
 from analysis.stats import transfer
-from analysis.stats.curves import window
 from analysis.stats.optimum import fit_parabola
 
 
@@ -28,7 +27,7 @@ def curvatures(cells: pd.DataFrame) -> pd.DataFrame:
     for (panel, _, n_layers, n_loops), curve in transfer.curves(points, noise).items():
         if curve.optimum.flag:
             continue
-        fitted = window(curve.rates, curve.losses, curve.seeds)
+        fitted = curve.fitted
         z = np.log2(curve.rates[fitted] / curve.optimum.rate)
         parabola = fit_parabola(z, curve.losses[fitted], curve.seeds[fitted], curve.runs[fitted])
         error = noise[n_layers].within.sd * math.sqrt(parabola.covariance[2, 2])

@@ -43,8 +43,9 @@ class Grid:
     def has_noise(self) -> bool:
         """Whether two points of some depth have two seeds or more, so that there are intervals."""
         points: Counter[int] = Counter()
-        for key, runs in {id(runs): (key, runs) for key, (_, runs) in self.curves.items()}.values():
-            points[key[2]] += int((np.isfinite(runs).sum(axis=1) > 1).sum())
+        for key, (_, runs) in self.curves.items():
+            if key == self.twins(key)[0]:
+                points[key[2]] += int((np.isfinite(runs).sum(axis=1) > 1).sum())
         return any(count > 1 for count in points.values())
 
     def fitted(self, keys: Iterable[CurveKey], alpha: float = ALPHA) -> dict[CurveKey, Curve]:

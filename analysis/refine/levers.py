@@ -14,10 +14,10 @@ import numpy as np
 
 from analysis.refine.grid import Grid, Run
 from analysis.refine.questions import Target, Term
-from analysis.stats.curves import Curve, window
+from analysis.stats.curves import Curve
 from analysis.stats.intervals import t_quantile
 from analysis.stats.optimum import WINDOW_OCTAVES, Floats
-from analysis.stats.seeds import ENOUGH_DF, additive_fit
+from analysis.stats.seeds import ENOUGH_DF, AdditiveFit, additive_fit
 from analysis.stats.transfer import PAIRED_SEEDS, CurveKey, seed_differences
 
 FLANK_OCTAVES = 0.85  # from the vertex at least, else a new rate is put an octave from it
@@ -109,7 +109,7 @@ class Expected:
 
     def _pair(self, target: Target) -> float | None:
         """The same from the differences of seeds that both terms have, None with too few to guess by."""
-        (first, at), (second, below) = ((self.curves[term.key], self._at(term)) for term in target.terms)
+        (first, at), (second, below) = ((self.curves[term.key], self._place(term)) for term in target.terms)
         if at is None or below is None:
             return None
         own = seed_differences(first, at, second, below)
@@ -118,16 +118,14 @@ class Expected:
             return None
         return t_quantile(seeds - 1, self.alpha / 2) * float(np.std(own, ddof=1)) / math.sqrt(2)
 
-    def _at(self, term: Term) -> int | None:
-        at = np.flatnonzero(self.curves[term.key].rates == term.rate)
-        return int(at[0]) if len(at) else None
+    def _place(self, term: Term) -> int | None:
+        return None if term.rate is None else self.curves[term.key].place(term.rate)
 
     def _count(self, term: Term) -> float:
         """Runs at the rate of a term, with the units of now."""
-        at = self._at(term)
-        return (0.0 if at is None else float(self.curves[term.key].seeds[at])) + sum(
-            map(self._units, self.levers(term))
-        )
+        at = self._place(term)
+        now = 0.0 if at is None else float(self.curves[term.key].seeds[at])
+        return now + sum(map(self._units, self.levers(term)))
 
     def _arm(self, term: Term, margin: float) -> float:
         """Half-width of one term, `margin` being that of a single run. Where it would be open: a large number."""
@@ -156,7 +154,7 @@ class Expected:
     def _information(self, term: Term) -> tuple[Floats, list[Floats]]:
         """(2, 2) normal matrices of slope and curvature about the vertex: of the runs, and of a unit of each lever."""
         curve = self.curves[term.key]
-        fitted = window(curve.rates, curve.losses, curve.seeds)
+        fitted = curve.fitted
         vertex = _vertex(curve)
         z = np.log2(curve.rates[fitted]) - vertex
         now = sum((_normal(z[np.isfinite(column)]) for column in curve.runs[fitted].T), np.zeros((2, 2)))
@@ -170,7 +168,7 @@ class Expected:
         if outer is None:
             return []
         low, high = outer.rates
-        inner = [rate for rate in curve.rates[window(curve.rates, curve.losses, curve.seeds)] if low < rate < high]
+        inner = [rate for rate in curve.rates[curve.fitted] if low < rate < high]
         middle = min(inner, key=lambda rate: abs(math.log2(rate) - _vertex(curve)), default=None)
         return [outer] if middle is None else [outer, Lever(term.key, (low, float(middle), high))]
 
@@ -181,7 +179,7 @@ def flanks(key: CurveKey, curve: Curve) -> Lever | None:
     The outermost rates that the parabola is fitted to. A side whose outermost rate is nearer than `FLANK_OCTAVES` gets
     a new rate, unless runs diverge there. None without a fit.
     """
-    fitted = window(curve.rates, curve.losses, curve.seeds)
+    fitted = curve.fitted
     if len(fitted) < 3:
         return None
     x, vertex = np.log2(curve.rates), _vertex(curve)
@@ -240,28 +238,33 @@ class Guess:
 
 def guessed_noise(curves: Mapping[CurveKey, Curve]) -> dict[CurveKey, Guess]:
     """The noise of every curve: that of its depth, or its own where its seeds scatter clearly more or less."""
-    of_depth = _noise_of_depths(curves)
+    fits = {id(curve.runs): additive_fit(curve.runs[curve.fitted]) for curve in curves.values()}
+    of_depth = _noise_of_depths(curves, fits)
     found = {}
     for key, curve in curves.items():
         sd, df = of_depth[key[2]]
-        own = additive_fit(curve.runs[window(curve.rates, curve.losses, curve.seeds)])
+        own = fits[id(curve.runs)]
         its_sd = math.sqrt(own.squares / own.df) if own.df else math.nan
         differs = own.df >= OWN_DF and not sd / OWN_RATIO <= its_sd <= sd * OWN_RATIO
         found[key] = Guess(its_sd, own.df, True) if differs or own.df >= ENOUGH_DF else Guess(sd, df, False)
     return found
 
 
-def _noise_of_depths(curves: Mapping[CurveKey, Curve]) -> dict[int, tuple[float, float]]:
-    """Pooled sd and df at each depth. From few degrees of freedom, the sd with the residuals of the parabolas."""
+def _noise_of_depths(
+    curves: Mapping[CurveKey, Curve], fits: Mapping[int, AdditiveFit]
+) -> dict[int, tuple[float, float]]:
+    """Pooled sd and df at each depth, from the fit of every array of runs, by its identity.
+
+    From few degrees of freedom, the sd with the residuals of the parabolas.
+    """
     found = {}
     for n_layers in {key[2] for key in curves}:
-        of_depth = {id(curve.runs): curve for key, curve in curves.items() if key[2] == n_layers}.values()
-        fits = [additive_fit(curve.runs[window(curve.rates, curve.losses, curve.seeds)]) for curve in of_depth]
-        squares, df = math.fsum(fit.squares for fit in fits), math.fsum(fit.df for fit in fits)
+        of_depth = {id(curve.runs): curve for key, curve in curves.items() if key[2] == n_layers}
+        squares, df = math.fsum(fits[one].squares for one in of_depth), math.fsum(fits[one].df for one in of_depth)
         now = df
         if df < FEW_DF:
-            for curve in of_depth:
-                fitted = window(curve.rates, curve.losses, curve.seeds)
+            for curve in of_depth.values():
+                fitted = curve.fitted
                 if len(fitted) > 3:
                     x = np.log2(curve.rates[fitted]) - np.log2(curve.optimum.rate)
                     weights = np.sqrt(curve.seeds[fitted])
@@ -278,7 +281,7 @@ def _curvatures(curves: Mapping[CurveKey, Curve]) -> dict[int, float]:
     for n_layers in {key[2] for key in curves}:
         fits = []
         for key, curve in curves.items():
-            fitted = window(curve.rates, curve.losses, curve.seeds)
+            fitted = curve.fitted
             if key[2] == n_layers and len(fitted) >= 3:
                 fits.append(np.polyfit(np.log2(curve.rates[fitted]), curve.losses[fitted], 2)[0])
         found[n_layers] = max(float(np.median(fits)), 1e-6) if fits else math.nan

@@ -34,6 +34,16 @@ class Curve:
         optimum = curve_optimum(rates, losses, seeds, noise.within if noise else NO_NOISE, runs)
         return cls(rates, losses, seeds, runs, optimum, noise)
 
+    @property
+    def fitted(self) -> Indices:
+        """The rates that the parabola is fitted to, see `window`."""
+        return window(self.rates, self.losses, self.seeds)
+
+    def place(self, rate: float) -> int | None:
+        """The number of `rate`, None where the curve does not have it."""
+        found = np.flatnonzero(self.rates == rate)
+        return int(found[0]) if len(found) else None
+
     def share(self, at: int) -> Floats:
         """(S,) the weight of each seed in the mean at rate number `at`."""
         there = np.isfinite(self.runs[at])

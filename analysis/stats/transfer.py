@@ -137,8 +137,8 @@ def curves(points: pd.DataFrame, noise: Noises | None = None) -> dict[CurveKey, 
 def with_margins(points: pd.DataFrame, noise: Noises) -> pd.DataFrame:
     """`points` with the column margin: half-width of the 95% interval of each mean without the seeds' offsets."""
     margins = points["base_lr"] * math.nan
-    for _, of_curve in points.groupby(CURVE_KEY, sort=False):
-        curve = Curve.of(*_arrays(of_curve), noise.get(int(of_curve["n_layers"].iloc[0])))
+    grouped = points.groupby(CURVE_KEY, sort=True)
+    for (_, of_curve), curve in zip(grouped, curves(points, noise).values(), strict=True):
         if curve.noise:
             margins.loc[of_curve.index] = [curve.noise.within.margin(1 / n) if n else math.nan for n in curve.seeds]
     return points.assign(margin=margins)
@@ -263,7 +263,7 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
 
     At N = 1 the rules are one model.
 
-    `best_gain_nats`: each rule at its optimum (grid)
+    `best_gain_nats`: each rule at its `best_rate`, with as many seeds everywhere its optimum (grid)
     `reference_gain_nats`: both at `reference_lr`, N = 1's optimum (grid)
     Each has an interval X_low, X_high. Seeds are paired. +inf if only sqrt diverged (at that rate, or at all rates),
     -inf if only linear did, NaN if a result is missing or both diverged.
@@ -285,7 +285,7 @@ def gain_table(points: pd.DataFrame, noise: Noises | None = None) -> pd.DataFram
 
 
 def best_gain(first: Curve, second: Curve) -> Estimate:
-    """Lowest loss of `first` on the grid minus that of `second`, nats per token. +inf if all of first's runs diverged.
+    """Loss of `first` at its `best_rate` minus that of `second`, nats per token. +inf if all of first's runs diverged.
 
     Both curves have the noise of the same cells. Seeds are paired: with `PAIRED_SEEDS` or more that both have, the gain
     is the mean of their own differences, and its interval is Student's. With fewer, the noise is that of the depth.
@@ -295,8 +295,7 @@ def best_gain(first: Curve, second: Curve) -> Estimate:
 
 def gain_at(first: Curve, second: Curve, rate: float) -> Estimate:
     """The same at one `rate`, NaN if it is not in both grids."""
-    places = [np.flatnonzero(curve.rates == rate) for curve in (first, second)]
-    return _gain(*((curve, at[0] if len(at) else None) for curve, at in zip((first, second), places, strict=True)))
+    return _gain(*((curve, curve.place(rate)) for curve in (first, second)))
 
 
 def best_rate(curve: Curve) -> int | None:

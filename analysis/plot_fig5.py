@@ -112,7 +112,7 @@ def draw(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame, *, whol
         if not whole:
             clipped |= _clip(list(zip(row, of_row, strict=False)), loss_ceiling(of_row), colors)
     _add_legends(figure, points, colors)
-    style.add_footer(figure, footer(cells, table) + ("  ·  ▲ above the axis" if clipped else ""))
+    style.add_footer(figure, footer(cells, points, table) + ("  ·  ▲ above the axis" if clipped else ""))
     return figure
 
 
@@ -165,13 +165,14 @@ def panel_title(of_panel: pd.DataFrame) -> str:
     return "\n".join([title, *textwrap.wrap(context.replace("$", ""), TITLE_WIDTH)])
 
 
-def footer(cells: pd.DataFrame, table: pd.DataFrame) -> str:
+def footer(cells: pd.DataFrame, points: pd.DataFrame, table: pd.DataFrame) -> str:
     """The records behind the figure: preset, seeds, and how many of the expected points it has."""
     seeds = sorted(set(cells["seed"]))
+    drawn = "mean and 95% band" if "margin" in points and points["margin"].notna().any() else "mean"
     finished, diverged, expected = table[["finished", "diverged", "expected"]].sum()
     parts = [
         f"preset {', '.join(sorted(set(cells['preset'])))}",
-        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean and 95% band over seeds {', '.join(map(str, seeds))}",
+        f"seed {seeds[0]}" if len(seeds) == 1 else f"{drawn} over seeds {script.seeds_text(seeds)}",
         f"{finished} of {expected} points finished",
         f"{diverged} diverged",
         *script.selected(cells),

@@ -134,10 +134,13 @@ def deep_diverges(records: Records) -> Finding:
 
 
 def tuned_rate(cells: pd.DataFrame) -> float:
-    """The base rate tuned at N = 1: its optimum (grid) at L_ref under linear, NaN if nothing has finished."""
-    first = cells.query("rule == 'linear' and depth_multiplier == 1 and n_loops == @transfer.REFERENCE_LOOPS")
-    rows = _rows(first) if len(first) else []
-    return float(rows[0]["optimum_lr"]) if rows else math.nan
+    """The base rate tuned at N = 1, its `best_rate` at L_ref under linear. NaN if nothing has finished."""
+    shallow = cells.query("rule == 'linear' and depth_multiplier == 1")
+    points = transfer.average_seeds(shallow)
+    found = transfer.curves(points, transfer.pooled_noise(shallow, points))
+    first = next((curve for key, curve in found.items() if key[3] == transfer.REFERENCE_LOOPS), None)
+    at = None if first is None else transfer.best_rate(first)
+    return math.nan if first is None or at is None else float(first.rates[at])
 
 
 def _cells(records: Records, rule: str) -> pd.DataFrame | None:

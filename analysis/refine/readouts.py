@@ -29,13 +29,20 @@ def proposals(grid: Grid, records: Records) -> list[Proposal]:
     found = []
     for claim, (loops, assess) in READOUT_CLAIMS.items():
         finding = assess(records)
-        keys = [key for key in grid.curves if key[1] == "linear" and key[3] in loops]
+        keys = _whole(grid, loops)
         actions = (
             () if finding.verdict in DECIDED or not keys or math.isnan(tuned) else _seeds(grid, claim, keys, tuned)
         )
         found.append(Proposal(claim, finding.verdict, actions))
     found.append(_above(grid, tuned, transfer.deep_diverges(records)))
     return found
+
+
+def _whole(grid: Grid, loops: tuple[int, ...]) -> list[CurveKey]:
+    """The linear curves of these N, at depths that have all of them: a claim compares them within a depth."""
+    linear = [key for key in grid.curves if key[1] == "linear" and key[3] in loops]
+    counts = {key[2]: {other[3] for other in linear if other[2] == key[2]} for key in linear}
+    return [key for key in linear if counts[key[2]] == set(loops)]
 
 
 def _seeds(grid: Grid, claim: str, keys: list[CurveKey], rate: float) -> tuple[Action, ...]:
@@ -48,8 +55,8 @@ def _seeds(grid: Grid, claim: str, keys: list[CurveKey], rate: float) -> tuple[A
     runs = tuple((key, rate, seed) for key in keys for seed in seeds if seed not in there[key])
     if not runs:
         return ()
-    at = " and ".join(f"N = {n}" for n in sorted({key[3] for key in keys}))
-    what = f"seeds up to {len(seeds)} at N = 1's rate {rate:.3g} for linear {at}, every L"
+    loops, depths = (" and ".join(map(str, sorted({key[at] for key in keys}))) for at in (3, 2))
+    what = f"seeds up to {len(seeds)} at N = 1's rate {rate:.3g} for linear L = {depths}, N = {loops}"
     now, then = _factor(len(common)), _factor(len(seeds))
     return (Action(claim, what, runs, now, then, DEVIATIONS),)
 

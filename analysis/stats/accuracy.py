@@ -1,7 +1,7 @@
 """How often models answer the questions of a task: at each curve's best rate, by level and by loops at test time.
 
-A curve is an architecture, a rule for ε, a depth L and a loop count N. Its best rate has the lowest mean loss over
-seeds, so accuracy is never what a rate is chosen by.
+A curve is an architecture, a rule for ε, a depth L and a loop count N. Its best rate has the lowest sum of mean loss
+and standard error over seeds, so accuracy is never what a rate is chosen by, and no rate is chosen for a lucky run.
 """
 
 import math
@@ -31,9 +31,12 @@ def at_best_rates(cells: pd.DataFrame) -> pd.DataFrame:
     cells = cells if "architecture" in cells else cells.assign(architecture=PLAIN)
     cells = cells.drop_duplicates([*CURVE, "base_lr", "seed"])
     loss = cells["val_loss"].where(cells["state"] == "done").mask(cells["state"] == "diverged", math.inf)
-    points = cells.assign(loss=loss).groupby([*CURVE, "base_lr"])["loss"].mean().reset_index()
-    points = points[np.isfinite(points["loss"])]
-    best = points.loc[points.groupby(CURVE)["loss"].idxmin(), [*CURVE, "base_lr"]]
+    points = cells.assign(loss=loss).groupby([*CURVE, "base_lr"])["loss"].agg(["mean", "var", "count"]).reset_index()
+    points = points[np.isfinite(points["mean"])]
+    sums = points.assign(df=points["count"] - 1, squares=points["var"].fillna(0.0) * (points["count"] - 1))
+    sums = sums.groupby(CURVE)[["squares", "df"]].transform("sum")  # of the curve: the variance of one run
+    points["bound"] = points["mean"] + np.sqrt(sums["squares"] / sums["df"].clip(lower=1) / points["count"])
+    best = points.loc[points.groupby(CURVE)["bound"].idxmin(), [*CURVE, "base_lr"]]
     return cells.merge(best, on=[*CURVE, "base_lr"]).sort_values([*CURVE, "seed"], ignore_index=True)
 
 

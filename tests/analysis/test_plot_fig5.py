@@ -97,8 +97,16 @@ def test_panels_carry_the_papers_titles_and_a_star_per_curve(cell_table: CellTab
     assert "L=8=4" in titles[3]
     for axes in figure.axes:
         assert [line.get_marker() for line in axes.lines].count("*") == 4
-    assert "seed 0" in plot_fig5.footer(cells, transfer_table(points))
-    assert "128 of 128 points finished" in plot_fig5.footer(cells, transfer_table(points))
+    assert "seed 0" in plot_fig5.footer(cells, points, transfer_table(points))
+    assert "128 of 128 points finished" in plot_fig5.footer(cells, points, transfer_table(points))
+
+
+def test_the_footer_speaks_of_a_band_only_where_one_is_drawn(cell_table: CellTable) -> None:
+    cells = cell_table(seeds=(0, 1, 2))
+    points = average_seeds(cells)
+    assert "  ·  mean over seeds 0…2  ·  " in plot_fig5.footer(cells, points, transfer_table(points))
+    drawn = with_margins(points, pooled_noise(cells, points))
+    assert "  ·  mean and 95% band over seeds 0…2  ·  " in plot_fig5.footer(cells, drawn, transfer_table(points))
 
 
 def test_diverged_points_are_marked_but_not_on_a_curve(cell_table: CellTable, with_state: WithState) -> None:

@@ -79,6 +79,15 @@ def test_the_best_rate_is_the_one_of_the_lowest_loss_not_of_the_highest_accuracy
     assert len(runs) == 2 * 2 * 3
 
 
+def test_a_lucky_run_at_a_rate_that_no_other_seed_has_is_not_the_best() -> None:
+    cells = make_cells()
+    runs = cells[(cells["base_lr"] == 8e-3) & (cells["n_loops"] == 8)]
+    spread = runs["val_loss"] + 0.05 * runs["seed"]
+    cells.loc[runs.index, "val_loss"] = spread
+    lucky = runs[runs["seed"] == 0].assign(base_lr=1.2e-2, val_loss=spread.mean() - 0.005, run_id="lucky")
+    assert set(accuracy.at_best_rates(pd.concat([cells, lucky]))["base_lr"]) == {8e-3}
+
+
 def test_a_rate_at_which_a_seed_diverged_is_not_the_best() -> None:
     cells = make_cells()
     lost = (cells["base_lr"] == 8e-3) & (cells["seed"] == 1) & (cells["n_loops"] == 8)

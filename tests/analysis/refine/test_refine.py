@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.claims.transfer import tuned_rate
 from analysis.claims.verdict import Verdict
+from analysis.records.result_sets import Records
 from analysis.refine.__main__ import main
 from analysis.refine.budget import Budget, affordable, unshared
 from analysis.refine.grid import Grid, from_cells
 from analysis.refine.levers import flanks, rounded
 from analysis.refine.plan import Action, Proposal, next_round, propose
 from analysis.refine.questions import questions
+from analysis.refine.readouts import proposals
 from analysis.stats import looks
 from sweeper.errors import UserError
 
@@ -105,6 +108,30 @@ def test_a_gain_is_planned_by_the_noise_of_the_seeds_that_both_points_have() -> 
     seeds = {action.runs[0][0]: sorted(seed for _, _, seed in action.runs) for action in found.actions}
     # Five in all, from which differences tell their own noise. By the noise of the depth it would take dozens.
     assert seeds == {("a", "sqrt", 2, 8): [3, 4], ("b", "linear", 2, 8): [3, 4]}
+
+
+def test_norms_are_compared_where_a_depth_has_every_loop_count(cell_table: CellTable) -> None:
+    cells = cell_table(seeds=(0, 1, 2)).query("not (n_layers == 8 and n_loops == 2)")
+    more = cells.query("panel == 'b' and n_loops == 8 and base_lr == 1.25e-3 and seed == 0")
+    cells = pd.concat([cells, *(more.assign(seed=seed, run_id=f"more-{seed}") for seed in (3, 4))], ignore_index=True)
+    [norms] = [
+        one
+        for one in proposals(from_cells(cells), Records("quick", "", cells={"lr_transfer": cells}))
+        if one.claim == "fig7"
+    ]
+    assert {key[2] for key, _, _ in norms.runs} == {2, 4}
+    shallow = {(key[3], seed) for key, _, seed in norms.runs if key[2] == 2}
+    assert shallow == {(2, 3), (2, 4), (4, 3), (4, 4)}  # N = 8 has these seeds
+
+
+def test_the_tuned_rate_is_not_that_of_one_lucky_run(cell_table: CellTable) -> None:
+    cells = noisy(cell_table(seeds=(0, 1, 2, 3)).query("rule == 'linear'"), 0.01)
+    first = cells["n_loops"] == 1
+    seeded, lucky = first & (cells["base_lr"] == 1.25e-3), first & (cells["base_lr"] == 2e-3) & (cells["seed"] == 0)
+    cells.loc[seeded, "val_loss"] = 3.38 + cells["seed"].map({0: 0.0, 1: 0.01, 2: -0.01, 3: 0.0})
+    cells.loc[lucky, "val_loss"] = 3.379
+    cells = cells[~first | seeded | (cells["seed"] == 0)]
+    assert tuned_rate(cells) == 1.25e-3
 
 
 def test_no_round_follows_the_last(cell_table: CellTable) -> None:

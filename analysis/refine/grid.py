@@ -13,6 +13,7 @@ from analysis.stats.curves import Curve
 from analysis.stats.intervals import ALPHA
 from analysis.stats.optimum import Floats
 from analysis.stats.transfer import CURVE_KEY, CurveKey
+from sweeper.hardware import GPUS
 
 FINISHED = ("done", "diverged")
 Run = tuple[CurveKey, float, int]  # a curve, a base rate, a seed
@@ -123,7 +124,8 @@ def from_cells(cells: pd.DataFrame, *, by_flops: bool = False) -> Grid:
     )
 
 
-GPU_FLOPS = 989e12 * 0.37  # of an H100 in bf16, attention counted: the mean of the paper's trainings in their plan
+UTILISATION = 0.377  # of an H100's peak, attention counted: that of the paper's trainings together, by their plan
+GPU_FLOPS = GPUS["H100"].peak * UTILISATION
 
 
 def _hours(cells: pd.DataFrame, keys: Mapping[CurveKey, pd.DataFrame], *, by_flops: bool) -> dict[CurveKey, float]:

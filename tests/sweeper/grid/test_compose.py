@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
 import sweeper.train
+from analysis.refine.grid import UTILISATION
 from sweeper.config.checks import check_rates
 from sweeper.config.resolve import resolve
 from sweeper.errors import UserError
@@ -151,7 +152,10 @@ class TestPaper:
         total = sum(run.config.flops for run in distinct)
         assert f"{total:.1e}" == "5.8e+21"
         assert 0.1 * total < sum(run.config.attention_flops for run in distinct) < total
-        assert 5_000 < GpuTimes.learned("H100", {}, {}).hours(distinct) < 5_300
+        times = GpuTimes.learned("H100", {}, {})
+        assert 5_000 < times.hours(distinct) < 5_300
+        # Of what `refine` takes hours for, where nothing was measured.
+        assert times.utilisation(distinct)["6N + attention"] == pytest.approx(UTILISATION, abs=0.001)
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "laptop", "gpu", "paper"])

@@ -18,6 +18,8 @@ WINDOW_OCTAVES = 1.0  # either side of the optimum (grid): a rate curve is steep
 UNEVEN_OCTAVES = 1.5  # the same where seeds are at different rates, see `fitted_rates`
 SEEDED_OCTAVES = 2.0  # the same of rates that have many of the seeds: they were put there to locate the optimum
 
+ENOUGH_SEEDS = 12  # from which seeds tell themselves how far slope and curvature can be trusted
+
 _SINGULAR = 1e8  # condition number of normal equations in octaves
 
 Floats = NDArray[np.float64]
@@ -78,15 +80,18 @@ def curve_optimum(
         if len(window) >= 3
         else None
     )
+    fit_noise = noise
+    if curve is not None and runs is not None:
+        curve, fit_noise = curve.told_by_seeds(x[window] - x[at], runs[window], noise)
     open_low, open_high = _outer_limits(x, losses, at)
     best = (float(rates[lowest]), float(losses[lowest]), *_indistinct(rates, losses, seeds, window, lowest, noise))
     if any(sides.values()):
         low, high = -math.inf, math.inf
         if curve is not None and sides["above"]:
-            low, high = curve.lower_limit(noise), curve.upper_limit(noise)
+            low, high = curve.lower_limit(fit_noise), curve.upper_limit(fit_noise)
         elif curve is not None:
             mirrored = curve.mirrored()
-            low, high = -mirrored.upper_limit(noise), -mirrored.lower_limit(noise)
+            low, high = -mirrored.upper_limit(fit_noise), -mirrored.lower_limit(fit_noise)
         low, high = max(float(x[at] + low), open_low), min(float(x[at] + high), open_high)
         flag = "at the edge: " + ", ".join(filter(None, sides.values()))
         value = x[at] + curve.nearest if curve else x[at]
@@ -95,7 +100,7 @@ def curve_optimum(
     if not curve.has_minimum:
         estimate = _known(Estimate(float(x[at]), open_low, open_high), noise)
         return Optimum(*best, nan, nan, estimate, "no minimum in the fit")
-    low, high = (float(x[at] + end) for end in curve.vertex_limits(noise))
+    low, high = (float(x[at] + end) for end in curve.vertex_limits(fit_noise))
     vertex = float(x[at] + curve.vertex)
     estimate = _known(Estimate(vertex, max(low, open_low), min(high, open_high)), noise)
     return Optimum(*best, 2.0**vertex, curve.lowest, estimate, flag="")
@@ -187,6 +192,16 @@ def fit_parabola(z: Floats, losses: Floats, seeds: Floats, runs: Floats | None) 
     return curve if np.isfinite(runs).all() else curve.fitted_to_runs(z, runs)
 
 
+def _without_offsets(z: Floats, runs: Floats) -> tuple[Floats, Floats]:
+    """(2, Z, S) z and z², and (Z, S) losses, each less its mean over the rates of a seed. 0 where there is no run."""
+    present = np.isfinite(runs)
+    counts = np.maximum(present.sum(axis=0), 1)
+    powers = np.stack([z, z**2])[:, :, None] * present
+    powers = powers - present * (powers.sum(axis=1) / counts)[:, None, :]
+    y = np.where(present, runs, 0.0)
+    return powers, y - present * (y.sum(axis=0) / counts)
+
+
 @dataclass(frozen=True)
 class Parabola:
     """y = level + slope z + curvature z², fitted to z in [`start`, `end`], z = 0 at the optimum (grid)."""
@@ -214,11 +229,7 @@ class Parabola:
         the runs do not determine both, the fit to the means stays.
         """
         present = np.isfinite(runs)
-        counts = present.sum(axis=0)
-        powers = np.stack([z, z**2])[:, :, None] * present  # (2, Z, S)
-        powers = powers - present * (powers.sum(axis=1) / counts)[:, None, :]
-        y = np.where(present, runs, 0.0)
-        y = y - present * (y.sum(axis=0) / counts)
+        powers, y = _without_offsets(z, runs)
         normal = np.einsum("azs,bzs->ab", powers, powers)
         if np.linalg.cond(normal) > _SINGULAR:
             return self
@@ -229,6 +240,26 @@ class Parabola:
         means = self.level + self.slope * z + self.curvature * z**2  # of the fit to the means, for the level
         level = float(weights @ (means - slope * z - curvature * z**2))
         return replace(self, level=level, slope=float(slope), curvature=float(curvature), covariance=covariance)
+
+    def told_by_seeds(self, z: Floats, runs: Floats, noise: Noise) -> tuple["Parabola", Noise]:
+        """With the covariance of slope and curvature that seeds show, and the noise to be used with it, of sd 1.
+
+        Each seed pulls slope and curvature its own way, and the scatter of these pulls is their error, however unlike
+        the rates scatter (the sandwich estimator with a cluster a seed: Liang and Zeger, Biometrika 73, 1986). Takes
+        (Z, S) losses, of which `ENOUGH_SEEDS` seeds have two rates or more. With fewer, both stay as they are.
+        """
+        seeds = int((np.isfinite(runs).sum(axis=0) > 1).sum())
+        if seeds < ENOUGH_SEEDS:
+            return self, noise
+        powers, y = _without_offsets(z, runs)
+        normal = np.einsum("azs,bzs->ab", powers, powers)
+        if np.linalg.cond(normal) > _SINGULAR:
+            return self, noise
+        residuals = y - np.einsum("a,azs->zs", np.array([self.slope, self.curvature]), powers)
+        pulls = np.linalg.inv(normal) @ np.einsum("azs,zs->as", powers, residuals)
+        covariance = np.zeros((3, 3))
+        covariance[1:, 1:] = pulls @ pulls.T * seeds / (seeds - 1)
+        return replace(self, covariance=covariance), Noise(1.0, seeds - 1, noise.alpha)
 
     @property
     def vertex(self) -> float:

@@ -14,7 +14,12 @@ from sweeper.config.resolve import data_spec, resolve
 from sweeper.data import TASKS, find_data, prepare_data
 from sweeper.errors import UserError
 
-PRESETS = {"phop_quick": "phop", "addition_quick": "addition"}
+PRESETS = {
+    "phop_quick": "phop",
+    "phop_laptop": "phop",
+    "addition_quick": "addition",
+    "addition_laptop": "addition",
+}
 
 
 def composed(overrides: list[str]) -> DictConfig:

@@ -192,14 +192,19 @@ def fit_parabola(z: Floats, losses: Floats, seeds: Floats, runs: Floats | None) 
     return curve if np.isfinite(runs).all() else curve.fitted_to_runs(z, runs)
 
 
-def _without_offsets(z: Floats, runs: Floats) -> tuple[Floats, Floats]:
-    """(2, Z, S) z and z², and (Z, S) losses, each less its mean over the rates of a seed. 0 where there is no run."""
+def _without_offsets(z: Floats, runs: Floats) -> tuple[Floats, Floats, Floats | None]:
+    """(2, Z, S) z and z², and (Z, S) losses, each less its mean over the rates of a seed, 0 where there is no run.
+
+    And the inverse of the (2, 2) normal matrix of slope and curvature, None if the runs do not determine both.
+    """
     present = np.isfinite(runs)
     counts = np.maximum(present.sum(axis=0), 1)
     powers = np.stack([z, z**2])[:, :, None] * present
     powers = powers - present * (powers.sum(axis=1) / counts)[:, None, :]
     y = np.where(present, runs, 0.0)
-    return powers, y - present * (y.sum(axis=0) / counts)
+    normal = np.einsum("azs,bzs->ab", powers, powers)
+    inverse = None if np.linalg.cond(normal) > _SINGULAR else np.linalg.inv(normal)
+    return powers, y - present * (y.sum(axis=0) / counts), inverse
 
 
 @dataclass(frozen=True)
@@ -229,12 +234,11 @@ class Parabola:
         the runs do not determine both, the fit to the means stays.
         """
         present = np.isfinite(runs)
-        powers, y = _without_offsets(z, runs)
-        normal = np.einsum("azs,bzs->ab", powers, powers)
-        if np.linalg.cond(normal) > _SINGULAR:
+        powers, y, inverse = _without_offsets(z, runs)
+        if inverse is None:
             return self
         covariance = np.zeros((3, 3))
-        covariance[1:, 1:] = np.linalg.inv(normal)
+        covariance[1:, 1:] = inverse
         slope, curvature = covariance[1:, 1:] @ np.einsum("azs,zs->a", powers, y)
         weights = present.sum(axis=1) / present.sum()
         means = self.level + self.slope * z + self.curvature * z**2  # of the fit to the means, for the level
@@ -251,12 +255,11 @@ class Parabola:
         seeds = int((np.isfinite(runs).sum(axis=0) > 1).sum())
         if seeds < ENOUGH_SEEDS:
             return self, noise
-        powers, y = _without_offsets(z, runs)
-        normal = np.einsum("azs,bzs->ab", powers, powers)
-        if np.linalg.cond(normal) > _SINGULAR:
+        powers, y, inverse = _without_offsets(z, runs)
+        if inverse is None:
             return self, noise
         residuals = y - np.einsum("a,azs->zs", np.array([self.slope, self.curvature]), powers)
-        pulls = np.linalg.inv(normal) @ np.einsum("azs,zs->as", powers, residuals)
+        pulls = inverse @ np.einsum("azs,zs->as", powers, residuals)
         covariance = np.zeros((3, 3))
         covariance[1:, 1:] = pulls @ pulls.T * seeds / (seeds - 1)
         return replace(self, covariance=covariance), Noise(1.0, seeds - 1, noise.alpha)
